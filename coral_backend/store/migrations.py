@@ -1,0 +1,31 @@
+"""How does an older database become today's? Functions applied once, in order; their names are kept in the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, insert, select
+
+from coral_backend.store.tables import metadata, migrations
+
+
+def m001_first_tables(connection: Connection) -> None:
+    """Create every table of the first version."""
+    metadata.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables,)
+
+
+def migrate(connection: Connection) -> list[str]:
+    """Apply what is missing inside the caller's transaction, and return the names of what was applied."""
+    migrations.create(connection, checkfirst=True)
+    known = set(connection.scalars(select(migrations.c.name)))
+    applied = []
+    for step in MIGRATIONS:
+        if step.__name__ not in known:
+            step(connection)
+            connection.execute(insert(migrations).values(name=step.__name__, applied_at=time.time()))
+            applied.append(step.__name__)
+    return applied

@@ -1,0 +1,628 @@
+"""What can be asked of the database, and what can be told to it? About twenty verbs; each is one transaction."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, and_, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+
+from coral_backend.exceptions import (
+    ConflictError,
+    LeaseLostError,
+    NotFoundError,
+    RoundStopped,
+    StoreUnavailableError,
+)
+from coral_backend.store import tables as t
+from coral_backend.store.engine import open_engine
+from coral_backend.store.migrations import migrate
+from coral_backend.types import (
+    Answer,
+    Demo,
+    Flag,
+    HumanLabel,
+    LabelSpace,
+    Project,
+    Round,
+    RoundStatus,
+    Sample,
+    Source,
+    Stage,
+    Verdict,
+)
+
+LEASE_SECONDS = 120.0
+"""How long a lease lives without a sign of life from its holder."""
+
+ACTIVE = (RoundStatus.PENDING, RoundStatus.RUNNING, RoundStatus.PAUSED)
+ANNOTATION_KEY = ("project_id", "annotation_id")
+COUNTED = {"preserve_rowcount": True}
+"""Without it SQLAlchemy answers -1 for the rows of an INSERT on PostgreSQL."""
+IN_CHUNK = 500
+"""Rows in one statement: below SQLite's and PostgreSQL's limits on bound values."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on something, with a fencing token: a write under an older token is refused."""
+
+    name: str
+    token: int
+
+
+class Store:
+    """The database as CORAL sees it.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL of SQLite or PostgreSQL; missing tables are made.
+    now : callable, optional
+        Returns seconds since the epoch; tests pass their own.
+    """
+
+    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        self._engine = open_engine(url)
+        self._now = now
+        self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        with self._write() as connection:
+            migrate(connection)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    # --- projects ---------------------------------------------------------------------------------------------
+
+    def save_project(self, project: Project) -> None:
+        """Insert `project`, or update its title, label config and options; versions and counters stay as they are."""
+        values = {
+            "title": _clean(project.title),
+            "label_config": _clean(project.label_config),
+            "config_hash": project.config_hash,
+            "label_space": project.label_space.to_json(),
+            "options": dict(project.options),
+        }
+        first = {**values, "id": project.id, "model_version": project.model_version, "changes": 0}
+        with self._write() as connection:
+            self._upsert(connection, t.projects, [first], key=("id",), change=tuple(values))
+
+    def project(self, project_id: int) -> Project:
+        """Return a project.
+
+        Raises
+        ------
+        NotFoundError
+            If it is not connected.
+        """
+        with self._read() as connection:
+            row = connection.execute(select(t.projects).where(t.projects.c.id == project_id)).first()
+        if row is None:
+            known = [project.id for project in self.projects()]
+            raise NotFoundError(
+                f"Project {project_id} is not connected to CORAL (connected: {known or 'none'}). "
+                f"Connect it: coral connect --project {project_id}."
+            )
+        return _project(row)
+
+    def projects(self) -> list[Project]:
+        """Return all connected projects by id."""
+        with self._read() as connection:
+            return [_project(row) for row in connection.execute(select(t.projects).order_by(t.projects.c.id))]
+
+    def mark_reconciled(self, project_id: int) -> None:
+        """Remember that annotations were read back from Label Studio now."""
+        with self._write() as connection:
+            rows = update(t.projects).where(t.projects.c.id == project_id)
+            connection.execute(rows.values(reconciled_at=self._now()))
+
+    # --- samples ----------------------------------------------------------------------------------------------
+
+    def put_samples(self, project_id: int, samples: Sequence[Sample], *, wanted: bool = False) -> int:
+        """Insert or update samples and return how many are new or changed; an unchanged one costs no write.
+
+        `wanted` marks tasks that Label Studio asked for before their label was known.
+        """
+        if not samples:
+            return 0
+        known = self._hashes(project_id, [s.task_id for s in samples])
+        fresh = {s.task_id: s for s in samples if known.get(s.task_id) != s.content_hash or wanted}
+        rows = [
+            {
+                "project_id": project_id,
+                "task_id": s.task_id,
+                "text": _clean(s.text),
+                "problem": _clean(s.problem),
+                "recorded": _clean(s.recorded),
+                "content_hash": s.content_hash,
+                "wanted": wanted,
+                "retired": False,
+            }
+            for s in fresh.values()
+        ]
+        change = ("text", "problem", "recorded", "content_hash", "retired") + (("wanted",) if wanted else ())
+        with self._write() as connection:
+            self._upsert(connection, t.samples, rows, key=("project_id", "task_id"), change=change)
+        return sum(1 for s in fresh.values() if known.get(s.task_id) != s.content_hash)
+
+    def retire_samples(self, project_id: int, task_ids: Collection[int]) -> None:
+        """Mark samples as deleted in Label Studio; their labels stay as history."""
+        with self._write() as connection:
+            for chunk in _chunks(sorted(task_ids)):
+                connection.execute(
+                    update(t.samples)
+                    .where(t.samples.c.project_id == project_id, t.samples.c.task_id.in_(chunk))
+                    .values(retired=True, wanted=False)
+                )
+
+    def samples(self, project_id: int, task_ids: Collection[int] | None = None) -> list[Sample]:
+        """Return the samples that are not retired, by task id; only `task_ids` of them if given."""
+        c = t.samples.c
+        query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
+        return [Sample(*tuple(row)) for row in self._by_task(query.order_by(c.task_id), c.task_id, task_ids)]
+
+    def wanted(self, project_id: int) -> list[int]:
+        """Return the ids of tasks that Label Studio asked for and that no background job has answered yet."""
+        c = t.samples.c
+        query = select(c.task_id).where(c.project_id == project_id, c.wanted.is_(True), c.retired.is_(False))
+        with self._read() as connection:
+            return list(connection.scalars(query.order_by(c.task_id)))
+
+    def answered(self, project_id: int, task_ids: Collection[int]) -> None:
+        """Take back the mark that ``put_samples(wanted=True)`` made."""
+        with self._write() as connection:
+            for chunk in _chunks(sorted(task_ids)):
+                connection.execute(
+                    update(t.samples)
+                    .where(t.samples.c.project_id == project_id, t.samples.c.task_id.in_(chunk))
+                    .values(wanted=False)
+                )
+
+    # --- llm labels -------------------------------------------------------------------------------------------
+
+    def put_llm_label(
+        self,
+        project_id: int,
+        round_number: int,
+        sample: Sample,
+        answer: Answer,
+        *,
+        prompt_version: str,
+        lease: Lease | None = None,
+    ) -> None:
+        """Store one answer of the annotator; the first of a round to the same content and prompt stays.
+
+        Raises
+        ------
+        LeaseLostError
+            If `lease` is no longer the newest: another worker owns the round.
+        """
+        row = {
+            "project_id": project_id,
+            "task_id": sample.task_id,
+            "round_number": round_number,
+            "content_hash": sample.content_hash,
+            "label": _clean(answer.label),
+            "raw": _clean(answer.raw),
+            "reason": _clean(answer.reason),
+            "confidence": answer.confidence,
+            "annotator": answer.annotator,
+            "prompt_version": prompt_version,
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "seconds": answer.seconds,
+            "created_at": self._now(),
+        }
+        key = ("project_id", "task_id", "round_number")
+        c = t.llm_labels.c
+        changed = or_(c.content_hash != sample.content_hash, c.prompt_version != prompt_version)
+        with self._write() as connection:
+            self._guard(connection, lease)
+            self._upsert(connection, t.llm_labels, [row], key=key, change=tuple(set(row) - set(key)), where=changed)
+
+    def llm_labels(self, project_id: int, *, round_number: int | None = None) -> dict[int, Answer]:
+        """Return each task's newest answer that still fits its content; only those of one round if given."""
+        c, s = t.llm_labels.c, t.samples.c
+        same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
+        query = select(t.llm_labels).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False))
+        if round_number is not None:
+            query = query.where(c.round_number == round_number)
+        with self._read() as connection:
+            return {row.task_id: _answer(row) for row in connection.execute(query.order_by(c.round_number))}
+
+    def llm_history(self, project_id: int) -> Iterator[tuple[int, int, str | None]]:
+        """Yield ``(task_id, round_number, label)`` of every answer ever stored, by task and round."""
+        c = t.llm_labels.c
+        query = select(c.task_id, c.round_number, c.label).where(c.project_id == project_id)
+        with self._read() as connection:
+            for row in connection.execute(query.order_by(c.task_id, c.round_number)):
+                yield row.task_id, row.round_number, row.label
+
+    def llm_usage(self, project_id: int) -> dict[int, dict[str, int]]:
+        """Return, for each round number, the answers asked for and the tokens they took."""
+        c = t.llm_labels.c
+        sums = (func.count(), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
+        query = select(c.round_number, *sums).where(c.project_id == project_id).group_by(c.round_number)
+        with self._read() as connection:
+            rows = connection.execute(query.order_by(c.round_number)).all()
+        return {r[0]: {"answers": r[1], "prompt_tokens": r[2], "completion_tokens": r[3]} for r in rows}
+
+    # --- human labels -----------------------------------------------------------------------------------------
+
+    def put_annotations(self, project_id: int, labels: Sequence[HumanLabel]) -> int:
+        """Insert or update annotations by people and return how many changed anything.
+
+        Events may come twice or out of order: the newer state of an annotation wins, and a deleted one stays deleted.
+        """
+        rows = [_annotation_row(project_id, label) for label in labels]
+        c = t.annotations.c
+        change = tuple(set(rows[0]) - {"project_id", "annotation_id"}) if rows else ()
+
+        def newer(excluded: Any) -> Any:
+            differs = or_(*(c[k].is_distinct_from(excluded[k]) for k in change if k != "updated_at"))
+            return and_(c.deleted.is_(False), c.updated_at <= excluded.updated_at, differs)
+
+        with self._write() as connection:
+            changed = self._upsert(connection, t.annotations, rows, key=ANNOTATION_KEY, change=change, where=newer)
+            self._count_changes(connection, project_id, changed)
+        return changed
+
+    def retire_annotations(self, project_id: int, annotation_ids: Collection[int]) -> int:
+        """Mark annotations as deleted, known or not (the "created" event may come later); return how many changed."""
+        c = t.annotations.c
+        with self._write() as connection:
+            changed = 0
+            for annotation_id in sorted(annotation_ids):
+                row = {
+                    "project_id": project_id, "annotation_id": annotation_id, "task_id": None, "label": None,
+                    "user_id": None, "updated_at": "", "skipped": False, "ground_truth": False, "deleted": True,
+                }  # fmt: skip
+                changed += self._upsert(
+                    connection,
+                    t.annotations,
+                    [row],
+                    key=ANNOTATION_KEY,
+                    change=("deleted",),
+                    where=c.deleted.is_(False),
+                )
+            self._count_changes(connection, project_id, changed)
+        return changed
+
+    def annotation_ids(self, project_id: int) -> set[int]:
+        """Return the ids of the annotations that are not deleted."""
+        c = t.annotations.c
+        query = select(c.annotation_id).where(c.project_id == project_id, c.deleted.is_(False))
+        with self._read() as connection:
+            return set(connection.scalars(query))
+
+    def human_labels(self, project_id: int, task_ids: Collection[int] | None = None) -> dict[int, HumanLabel]:
+        """Return the human label of each task that has one.
+
+        Of several annotations the ground truth counts, else the newest; skipped and empty ones are no label.
+        """
+        c = t.annotations.c
+        columns = [c[name] for name in HumanLabel.__dataclass_fields__]
+        query = select(*columns).where(c.project_id == project_id, c.deleted.is_(False), c.label.is_not(None))
+        order = query.order_by(c.ground_truth, c.updated_at, c.annotation_id)
+        return {row.task_id: HumanLabel(*tuple(row)) for row in self._by_task(order, c.task_id, task_ids)}
+
+    def put_event(self, project_id: int, action: str, digest: str) -> bool:
+        """Record a webhook event; False if the same one was recorded before."""
+        row = {"digest": digest, "project_id": project_id, "action": action, "received_at": self._now()}
+        with self._write() as connection:
+            statement = self._insert(t.events).values(row).on_conflict_do_nothing()
+            return bool(connection.execute(statement, execution_options=COUNTED).rowcount)
+
+    def last_event_at(self, project_id: int) -> float | None:
+        """Return when the last webhook event of a project came, in seconds since the epoch; None when none did."""
+        query = select(func.max(t.events.c.received_at)).where(t.events.c.project_id == project_id)
+        with self._read() as connection:
+            last: float | None = connection.scalar(query)
+        return last
+
+    # --- rounds -----------------------------------------------------------------------------------------------
+
+    def create_round(self, project_id: int, settings: Mapping[str, Any], *, retrain: bool = False) -> Round:
+        """Begin a round (or, with `retrain`, the next revision of the newest one) as pending.
+
+        Raises
+        ------
+        ConflictError
+            If the project has an active round: two people pressed the button, and one round is what they want.
+        """
+        project = self.project(project_id)
+        last = next(iter(self.rounds(project_id)), None)
+        number = (last.number if last else 1) if retrain else (last.number + 1 if last else 1)
+        revision = last.revision + 1 if retrain and last else 0
+        now = self._now()
+        row = {
+            "project_id": project_id, "number": number, "revision": revision, "status": RoundStatus.PENDING,
+            "stage": Stage.SYNC, "config_hash": project.config_hash, "settings": dict(settings), "progress": {},
+            "metrics": {}, "demos": [], "through_change": project.changes, "created_at": now, "updated_at": now, "active": project_id,
+        }  # fmt: skip
+        try:
+            with self._write() as connection:
+                round_id = connection.execute(insert(t.rounds).values(row).returning(t.rounds.c.id)).scalar_one()
+        except IntegrityError:
+            active = self.active_round(project_id)
+            name = f"round {active.name} ({active.status}, {active.stage})" if active else "another round"
+            raise ConflictError(
+                f"Project {project_id} already has {name}. Wait for it, or cancel it: coral round --cancel."
+            ) from None
+        return self.round(round_id)
+
+    def round(self, round_id: int) -> Round:
+        """Return a round.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none with this id.
+        """
+        with self._read() as connection:
+            row = connection.execute(select(t.rounds).where(t.rounds.c.id == round_id)).first()
+        if row is None:
+            raise NotFoundError(f"There is no round with id {round_id}.")
+        return _round(row)
+
+    def rounds(self, project_id: int) -> list[Round]:
+        """Return a project's rounds, the newest first."""
+        c = t.rounds.c
+        query = select(t.rounds).where(c.project_id == project_id).order_by(c.number.desc(), c.revision.desc())
+        with self._read() as connection:
+            return [_round(row) for row in connection.execute(query)]
+
+    def active_round(self, project_id: int | None = None) -> Round | None:
+        """Return the pending, running or paused round of a project (of any project if None)."""
+        c = t.rounds.c
+        query = select(t.rounds).where(c.active.is_not(None) if project_id is None else c.active == project_id)
+        with self._read() as connection:
+            row = connection.execute(query.order_by(c.id).limit(1)).first()
+        return _round(row) if row else None
+
+    def update_round(self, round_id: int, lease: Lease, **changes: Any) -> Round:
+        """Change a round's columns under `lease`, renew the lease, and return the round.
+
+        Allowed: stage, progress, metrics, demos, model_version, settings, config_hash, through_change, status, error.
+
+        Raises
+        ------
+        LeaseLostError
+            If another worker owns the round now.
+        RoundStopped
+            If somebody paused or cancelled it meanwhile; nothing is changed then.
+        """
+        if "demos" in changes:
+            changes["demos"] = [[demo.text, demo.label] for demo in changes["demos"]]
+        with self._write() as connection:
+            self._guard(connection, lease)
+            row = connection.execute(select(t.rounds).where(t.rounds.c.id == round_id)).one()
+            if row.status not in (RoundStatus.PENDING, RoundStatus.RUNNING):
+                raise RoundStopped(f"Round {_round(row).name} is {row.status}.")
+            self._set_round(connection, round_id, {"status": RoundStatus.RUNNING, **changes})
+            self._renew(connection, lease)
+        return self.round(round_id)
+
+    def finish_round(self, round_id: int, lease: Lease, model_version: str, metrics: Mapping[str, Any]) -> None:
+        """Mark a round as done and make its verdicts and model the ones that serve, in one transaction."""
+        with self._write() as connection:
+            self._guard(connection, lease)
+            done = {"status": RoundStatus.DONE, "model_version": model_version, "metrics": dict(metrics)}
+            project_id = self._set_round(connection, round_id, done)
+            row = update(t.projects).where(t.projects.c.id == project_id)
+            connection.execute(row.values(active_round=round_id, model_version=model_version))
+
+    def set_round_status(self, round_id: int, status: RoundStatus, error: str | None = None) -> Round:
+        """Pause, resume (``pending``), cancel or fail a round; only an active one can change.
+
+        Raises
+        ------
+        ConflictError
+            If the round is over.
+        """
+        current = self.round(round_id)
+        if current.status not in ACTIVE:
+            raise ConflictError(f"Round {current.name} is {current.status}; only an active round can become {status}.")
+        with self._write() as connection:
+            self._set_round(connection, round_id, {"status": status, "error": _clean(error)})
+        return self.round(round_id)
+
+    # --- verdicts ---------------------------------------------------------------------------------------------
+
+    def put_verdicts(self, project_id: int, round_id: int, verdicts: Sequence[Verdict], lease: Lease | None) -> None:
+        """Store the verdicts of a round; those it had for the same tasks are replaced."""
+        rows = [{"project_id": project_id, "round_id": round_id, **_verdict_row(v)} for v in verdicts]
+        key = ("project_id", "round_id", "task_id")
+        with self._write() as connection:
+            self._guard(connection, lease)
+            for chunk in _chunks(rows):
+                self._upsert(connection, t.verdicts, chunk, key=key, change=tuple(set(chunk[0]) - set(key)))
+
+    def verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None = None) -> list[Verdict]:
+        """Return a round's verdicts of the tasks that still exist, most doubtful first."""
+        c, s = t.verdicts.c, t.samples.c
+        here = and_(s.project_id == c.project_id, s.task_id == c.task_id)
+        columns = [c[name] for name in Verdict.__dataclass_fields__]
+        query = select(*columns).join(t.samples, here)
+        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False))
+        return [_verdict(row) for row in self._by_task(query.order_by(c.rank, c.task_id), c.task_id, task_ids)]
+
+    # --- leases -----------------------------------------------------------------------------------------------
+
+    def take_lease(self, name: str, *, seconds: float = LEASE_SECONDS) -> Lease | None:
+        """Return the lease `name` with a new token, or None while another holder's sign of life is fresh."""
+        now = self._now()
+        holder = f"{socket.gethostname()}:{threading.get_native_id()}"
+        first = {"name": name, "token": 0, "holder": holder, "expires_at": 0.0}
+        with self._write() as connection:
+            connection.execute(self._insert(t.leases).values(first).on_conflict_do_nothing())
+            taken = connection.execute(
+                update(t.leases)
+                .where(t.leases.c.name == name, t.leases.c.expires_at <= now)
+                .values(token=t.leases.c.token + 1, holder=holder, expires_at=now + seconds)
+                .returning(t.leases.c.token)
+            ).scalar()
+        return Lease(name, taken) if taken is not None else None
+
+    def keep_lease(self, lease: Lease) -> None:
+        """Give a sign of life.
+
+        Raises
+        ------
+        LeaseLostError
+            If it is somebody else's by now.
+        """
+        with self._write() as connection:
+            self._guard(connection, lease)
+            self._renew(connection, lease)
+
+    def drop_lease(self, lease: Lease) -> None:
+        """Give a lease back; does nothing if it is somebody else's by now."""
+        with self._write() as connection:
+            mine = and_(t.leases.c.name == lease.name, t.leases.c.token == lease.token)
+            connection.execute(update(t.leases).where(mine).values(expires_at=0.0))
+
+    def lease_is_held(self, name: str) -> bool:
+        """Say whether somebody holds the lease `name` now."""
+        with self._read() as connection:
+            expires = connection.scalar(select(t.leases.c.expires_at).where(t.leases.c.name == name))
+        return expires is not None and expires > self._now()
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _answering(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _answering(), self._engine.connect() as plain:
+            connection = plain.execution_options(coral_writes=True)
+            with connection.begin():
+                yield connection
+
+    def _upsert(
+        self,
+        connection: Connection,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        key: Sequence[str],
+        change: Sequence[str],
+        where: Any = None,
+    ) -> int:
+        """Insert `rows`; where the key exists, change the columns named in `change` if `where` holds. Return the count."""
+        if not rows:
+            return 0
+        # One statement with many parameter sets: a VALUES list would be compiled anew for each length.
+        statement = self._insert(table)
+        condition = where(statement.excluded) if callable(where) else where
+        values = {name: statement.excluded[name] for name in change}
+        statement = statement.on_conflict_do_update(index_elements=list(key), set_=values, where=condition)
+        return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
+
+    def _by_task(self, query: Any, column: Any, task_ids: Collection[int] | None) -> list[Row[Any]]:
+        with self._read() as connection:
+            if task_ids is None:
+                return list(connection.execute(query))
+            chunks = _chunks(sorted(set(task_ids)))
+            return [row for chunk in chunks for row in connection.execute(query.where(column.in_(chunk)))]
+
+    def _hashes(self, project_id: int, task_ids: Collection[int]) -> dict[int, str]:
+        c = t.samples.c
+        query = select(c.task_id, c.content_hash).where(c.project_id == project_id, c.retired.is_(False))
+        return {row.task_id: row.content_hash for row in self._by_task(query, c.task_id, task_ids)}
+
+    def _guard(self, connection: Connection, lease: Lease | None) -> None:
+        if lease is None:
+            return
+        query = select(t.leases.c.token).where(t.leases.c.name == lease.name).with_for_update()
+        token = connection.scalar(query)
+        if token != lease.token:
+            raise LeaseLostError(f"{lease.name} was taken over (token {token}, ours {lease.token}); this worker stops.")
+
+    def _renew(self, connection: Connection, lease: Lease) -> None:
+        row = update(t.leases).where(t.leases.c.name == lease.name)
+        connection.execute(row.values(expires_at=self._now() + LEASE_SECONDS))
+
+    def _set_round(self, connection: Connection, round_id: int, changes: Mapping[str, Any]) -> int:
+        """Write `changes`, keep ``active`` and the times in step with the status, and return the project's id."""
+        now = self._now()
+        values = {**changes, "updated_at": now}
+        if values.get("status", RoundStatus.RUNNING) not in ACTIVE:
+            values.update(active=None, finished_at=now)
+        statement = update(t.rounds).where(t.rounds.c.id == round_id).values(values).returning(t.rounds.c.project_id)
+        return int(connection.execute(statement).scalar_one())
+
+    def _count_changes(self, connection: Connection, project_id: int, changed: int) -> None:
+        if changed:
+            row = update(t.projects).where(t.projects.c.id == project_id)
+            connection.execute(row.values(changes=t.projects.c.changes + changed, changed_at=self._now()))
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what the driver raises when the database is away, locked or full into our own error, without its SQL."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except SQLAlchemyError as error:
+        # Only an operational error's text is free of values from the rows.
+        cause = error.orig if isinstance(error, OperationalError) else None
+        reason = str(cause).splitlines()[0] if cause is not None else type(error).__name__
+        raise StoreUnavailableError(
+            f"The database does not answer ({reason}). Nothing of this step was kept; look at its disk space and locks "
+            "(SQLite: MODEL_DIR) or at the server (DATABASE_URL), then try again."
+        ) from error
+
+
+def _clean(text: str | None) -> str | None:
+    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
+    if text is None:
+        return None
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), max(1, size)))
+
+
+def _project(row: Row[Any]) -> Project:
+    names = Project.__dataclass_fields__
+    values = {name: getattr(row, name) for name in names}
+    return Project(**{**values, "label_space": LabelSpace.from_json(row.label_space)})
+
+
+def _answer(row: Row[Any]) -> Answer:
+    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
+
+
+def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:
+    row = {name: getattr(label, name) for name in HumanLabel.__dataclass_fields__}
+    texts = {name: _clean(row[name]) for name in ("label", "prediction_version", "prediction_label")}
+    return {**row, **texts, "project_id": project_id, "deleted": False}
+
+
+def _round(row: Row[Any]) -> Round:
+    values = {name: getattr(row, name) for name in Round.__dataclass_fields__}
+    demos = tuple(Demo(text, label) for text, label in row.demos)
+    return replace(Round(**values), demos=demos, status=RoundStatus(row.status), stage=Stage(row.stage))
+
+
+def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+
+
+def _verdict(row: Row[Any]) -> Verdict:
+    values = Verdict(*tuple(row))
+    return replace(values, flag=Flag(values.flag), source=Source(values.source) if values.source else None)

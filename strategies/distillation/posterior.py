@@ -1,0 +1,134 @@
+"""What is the true label, given what the LLM said and what the SLM thinks? Bayes over an annotator that errs.
+
+The SLM's out-of-sample probabilities p are the prior, the LLM's answer is the evidence. An LLM that errs says something plausible, so
+that a wrong answer l is likely in proportion to p[l]::
+
+    P(LLM says l | truth k) = 1 - noise                      if l = k
+                              noise * p[l] / (1 - p[k])      otherwise
+
+so that the odds of k against l are ``noise / (1 - noise) * p[k] / (1 - p[k])``, the last factor tempered. How often the LLM errs is not
+known without people; a share of what the SLM doubts is laid at its door. What people corrected corrects that guess.
+
+Do no harm: an SLM that knows little doubts everything a little and overrules nothing, because the LLM's label stays unless the mixture
+calls it noisy *and* another label, one that the SLM has seen often enough, is several times as probable.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+Ints: TypeAlias = npt.NDArray[np.integer[Any]]
+
+UNLABELED = -1
+
+FLOOR = 1e-4
+"""No probability is smaller than this when it is multiplied: one source alone is never absolutely sure."""
+
+BLAME = 0.3
+"""Share of the SLM's doubt in the LLM's labels that is taken for errors of the LLM; the rest is ignorance of the SLM. In FreeAL's
+published files three of ten labels that its SLM contradicts are wrong."""
+
+NOISE_RANGE = (0.01, 0.4)
+"""The LLM's assumed share of errors stays within this, whatever the SLM doubts."""
+
+PRIOR_ERRORS = 5.0
+"""How many errors found by people the assumed noise is worth."""
+
+TEMPER = 0.7
+"""Power of the SLM's odds: where the SLM is sure, the task is easy and the LLM errs less than on average."""
+
+OVERRULE = 1.5
+"""Another label must be so many times as probable as the LLM's to become the verdict."""
+
+SUPPORT = 30
+"""A label that was given less often than this overrules nothing: the SLM has seen too few of it to know better than the LLM."""
+
+
+def combine(
+    llm_labels: Ints,
+    llm_confidence: Floats | None,
+    probs: Floats,
+    p_clean: Floats,
+    human_labels: Ints,
+) -> Floats:
+    """Return the probability of each label being the true one.
+
+    Parameters
+    ----------
+    llm_labels : ndarray
+        Shape (N,), -1 where the LLM abstained.
+    llm_confidence : ndarray or None
+        Shape (N,), the LLM's own confidence in [0, 1], NaN where unknown. It is not calibrated: only answers that are less sure
+        than the median count for less.
+    probs : ndarray
+        Shape (N, K), out-of-sample SLM probabilities.
+    p_clean : ndarray
+        Shape (N,), posterior that the LLM's label is clean, NaN where unknown.
+    human_labels : ndarray
+        Shape (N,), -1 where there is none; where there is one it is certain.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, K), rows sum to 1; the largest entry of a row is the verdict.
+
+    References
+    ----------
+    Dawid, Skene: Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
+    """
+    posterior = bayes(llm_labels, probs, noise_rates(llm_labels, llm_confidence, probs, human_labels))
+    _keep(posterior, llm_labels, p_clean)
+    certain = human_labels != UNLABELED
+    posterior[certain] = np.eye(probs.shape[1])[human_labels[certain]]
+    return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
+
+
+def bayes(llm_labels: Ints, probs: Floats, noise: Floats) -> Floats:
+    """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,)."""
+    posterior = np.clip(probs, FLOOR, 1.0 - FLOOR)
+    rows = np.flatnonzero(llm_labels != UNLABELED)
+    own = llm_labels[rows]
+    rivals = (posterior[rows] / (1.0 - posterior[rows])) ** TEMPER * noise[rows, None]
+    rivals[np.arange(len(rows)), own] = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
+    posterior[rows] = rivals
+    return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
+
+
+def noise_rates(llm_labels: Ints, llm_confidence: Floats | None, probs: Floats, human_labels: Ints) -> Floats:
+    """Return the LLM's assumed share of errors for each sample, shape (N,), within ``NOISE_RANGE``.
+
+    ``BLAME`` times the SLM's mean doubt in the LLM's labels, times what people found over what was expected *on the tasks they
+    saw*: they see the doubtful ones first, so that their plain share of corrections would say too much. Answers of which the
+    LLM is less sure than the median count as up to twice as noisy.
+    """
+    rows = np.flatnonzero(llm_labels != UNLABELED)
+    doubt = float((1.0 - probs[rows, llm_labels[rows]]).mean()) if rows.size else 0.0
+    noise: Floats = np.full(len(llm_labels), np.clip(BLAME * doubt, *NOISE_RANGE))
+    seen = rows[human_labels[rows] != UNLABELED]
+    expected = float((1.0 - bayes(llm_labels, probs, noise)[seen, llm_labels[seen]]).sum())
+    found = float((human_labels[seen] != llm_labels[seen]).sum())
+    noise = noise * (found + PRIOR_ERRORS) / (expected + PRIOR_ERRORS) / _sureness(llm_confidence, len(noise))
+    return np.asarray(np.clip(noise, *NOISE_RANGE))
+
+
+def _sureness(confidence: Floats | None, n: int) -> Floats:
+    """Return how sure the LLM was compared with its median, in [0.5, 1], shape (n,); 1 where it did not say."""
+    if confidence is None or not np.isfinite(confidence).any():
+        return np.ones(n)
+    usual = float(np.nanmedian(confidence))
+    return np.asarray(np.clip(np.nan_to_num(confidence, nan=usual) / max(usual, 1e-6), 0.5, 1.0))
+
+
+def _keep(posterior: Floats, llm_labels: Ints, p_clean: Floats) -> None:
+    """Lift the LLM's label to the top, in place, where the mixture calls it clean or no well-known rival is probable enough."""
+    rows = np.flatnonzero(llm_labels != UNLABELED)
+    said, best = llm_labels[rows], posterior[rows].argmax(axis=1)
+    own, rival = posterior[rows, said], posterior[rows, best]
+    clean = np.nan_to_num(p_clean[rows], nan=1.0) >= 0.5
+    rare = np.bincount(said, minlength=posterior.shape[1])[best] < SUPPORT
+    lifted = (own < rival) & (clean | rare | (rival < OVERRULE * own))
+    posterior[rows[lifted], said[lifted]] = rival[lifted] * 1.0001

@@ -1,0 +1,111 @@
+"""Does Bayes overrule the LLM only where the SLM knows better, and never a person?"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from strategies.distillation.posterior import NOISE_RANGE, bayes, combine, noise_rates
+
+Array: TypeAlias = npt.NDArray[Any]
+
+NONE = np.full(400, -1)
+
+
+def corpus(noise: float, sharp: float) -> tuple[Array, Array, Array]:
+    """Truth, LLM labels with `noise`, and SLM probabilities of which a share `sharp` is sure and right, the rest blind."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    llm = np.where(rng.random(400) < noise, 1 - truth, truth)
+    right = np.where(rng.random(400) < sharp, 1 - noise, 0.5)
+    probs = np.where(np.eye(2)[truth] > 0, right[:, None], 1 - right[:, None])
+    return truth, llm, probs
+
+
+def test_rows_sum_to_one_and_are_finite() -> None:
+    _, llm, probs = corpus(0.1, 0.5)
+    llm[:20] = -1
+    posterior = combine(llm, None, probs, np.full(400, 0.1), NONE)
+    np.testing.assert_allclose(posterior.sum(1), 1.0)
+    assert (posterior >= 0).all()
+
+
+def test_a_blind_slm_leaves_every_label() -> None:
+    _, llm, _ = corpus(0.2, 0.0)
+    posterior = combine(llm, None, np.full((400, 2), 0.5), np.full(400, 0.4), NONE)
+    np.testing.assert_array_equal(posterior.argmax(1), llm)
+
+
+def test_an_slm_that_knows_better_improves_the_labels() -> None:
+    truth, llm, _ = corpus(0.15, 1.0)
+    probs = np.where(np.eye(2)[truth] > 0, 0.999, 0.001)
+    posterior = combine(llm, None, probs, np.where(llm == truth, 1.0, 0.0), NONE)
+    assert (posterior.argmax(1) == truth).mean() > (llm == truth).mean() + 0.1
+
+
+def test_what_the_mixture_calls_clean_stays() -> None:
+    _, llm, probs = corpus(0.15, 1.0)
+    posterior = combine(llm, None, probs, np.ones(400), NONE)
+    np.testing.assert_array_equal(posterior.argmax(1), llm)
+
+
+def test_abstentions_take_the_slm_and_people_are_certain() -> None:
+    truth, llm, probs = corpus(0.1, 1.0)
+    llm[:50] = -1
+    human = NONE.copy()
+    human[60:70] = 1 - llm[60:70]
+    posterior = combine(llm, None, probs, np.ones(400), human)
+    np.testing.assert_array_equal(posterior[:50].argmax(1), truth[:50])
+    assert (posterior[np.arange(60, 70), human[60:70]] == 1.0).all()
+
+
+def test_bayes_by_hand_on_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prior (.7, .2, .1), the LLM says 1 and errs in one of ten answers; not tempered."""
+    monkeypatch.setattr("strategies.distillation.posterior.TEMPER", 1.0)
+    p, noise = np.array([0.7, 0.2, 0.1]), 0.1
+    likelihood = np.array([noise * 0.2 / 0.3, 1 - noise, noise * 0.2 / 0.9])
+    expected = p * likelihood / (p * likelihood).sum()
+    np.testing.assert_allclose(bayes(np.array([1]), p[None], np.array([noise]))[0], expected)
+
+
+def test_a_blind_slm_leaves_the_llm_as_right_as_it_is() -> None:
+    posterior = bayes(np.array([1]), np.full((1, 2), 0.5), np.array([0.3]))
+    assert posterior[0, 1] == pytest.approx(0.7)
+
+
+def test_people_who_find_more_errors_than_expected_raise_the_noise() -> None:
+    _, llm, probs = corpus(0.1, 0.5)
+    human = NONE.copy()
+    human[:100] = 1 - llm[:100]
+    agreed = np.where(human >= 0, llm, -1)
+    before, raised, lowered = (noise_rates(llm, None, probs, h)[0] for h in (NONE, human, agreed))
+    assert lowered < before < raised <= NOISE_RANGE[1]
+
+
+def test_low_confidence_of_the_llm_makes_it_easier_to_overrule() -> None:
+    _, llm, probs = corpus(0.15, 1.0)
+    unsure = np.where(llm == probs.argmax(1), 0.9, 0.5)
+    without = combine(llm, None, probs, np.zeros(400), NONE)
+    with_it = combine(llm, unsure, probs, np.zeros(400), NONE)
+    differ = llm != probs.argmax(1)
+    rows = np.flatnonzero(differ)
+    assert (with_it[rows, llm[rows]] <= without[rows, llm[rows]] + 1e-12).all()
+    assert np.isfinite(combine(llm, np.full(400, np.nan), probs, np.zeros(400), NONE)).all()
+
+
+@pytest.mark.parametrize("k", [1, 77])
+def test_any_number_of_classes(k: int) -> None:
+    probs = np.full((6, k), 1.0 / k)
+    posterior = combine(np.zeros(6, dtype=int), None, probs, np.ones(6), np.full(6, -1))
+    assert posterior.shape == (6, k)
+    assert (posterior.argmax(1) == 0).all()
+
+
+def test_a_label_that_was_hardly_ever_given_overrules_nothing() -> None:
+    llm = np.array([0] * 380 + [1] * 20)
+    probs = np.where(np.arange(400)[:, None] < 10, [0.001, 0.999], [0.999, 0.001])
+    posterior = combine(llm, None, probs, np.zeros(400), NONE)
+    assert (posterior[:380].argmax(1) == 0).all()
+    often = np.where(np.arange(400) < 300, llm, 1)
+    assert (combine(often, None, probs, np.zeros(400), NONE)[:10].argmax(1) == 1).all()
