@@ -1,0 +1,113 @@
+"""What is an annotator, and which one do the settings ask for? The rest of CORAL sees this Protocol only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from coral_backend.exceptions import SettingsError
+from coral_backend.llm.prompt import Prompt
+from coral_backend.settings import Settings
+from coral_backend.types import Answer, Floats, Sample
+
+Embed: TypeAlias = Callable[[Sequence[str]], Floats]
+"""Texts to vectors of shape (N, D), each of length 1."""
+
+OnAnswer: TypeAlias = Callable[[Sample, Answer], None]
+
+
+class Annotator(Protocol):
+    """Somebody who labels texts."""
+
+    @property
+    def name(self) -> str:
+        """Who it is: ``"openai:gpt-4o-mini"``, ``"embedded:all-MiniLM-L6-v2"``, ``"recorded:llm_label"``."""
+        ...
+
+    @property
+    def is_llm(self) -> bool:
+        """Whether a language model is asked."""
+        ...
+
+    def annotate(
+        self, samples: Sequence[Sample], prompt: Prompt, on_answer: OnAnswer, check: Callable[[], None]
+    ) -> None:
+        """Label `samples`.
+
+        Parameters
+        ----------
+        on_answer : callable
+            Called once for every sample, in any order, before the slot that got the answer goes on.
+        check : callable
+            Called between items, and at least once a second while waiting. What it raises (``RoundStopped``,
+            ``LeaseLostError``) cancels the requests in flight and leaves this method.
+
+        Raises
+        ------
+        EndpointError
+            When the endpoint refuses all further work; the answers already handed over stay.
+        """
+        ...
+
+
+def make_annotator(settings: Settings, embed: Embed | None = None) -> Annotator:
+    """Return the annotator that `settings` ask for.
+
+    Parameters
+    ----------
+    embed : callable or None
+        The sentence encoder of the ``embedded`` annotator; its attribute ``name``, if any, goes into the annotator's name.
+
+    Raises
+    ------
+    SettingsError
+        If the annotator does not exist, or lacks what it needs.
+    """
+    choice = settings.annotator
+    if choice == "auto":
+        choice = "openai" if settings.openai_base_url or settings.openai_api_key else "embedded"
+    if choice not in _MAKERS:
+        raise SettingsError(f"CORAL_ANNOTATOR is {choice!r}. Allowed: auto, {', '.join(sorted(_MAKERS))}.")
+    return _MAKERS[choice](settings, embed)
+
+
+def abstained(sample: Sample, annotator: str) -> Answer | None:
+    """Return the answer to a sample that nobody needs to be asked about, because it holds no text; None if it does."""
+    if sample.problem is not None:
+        return Answer(None, reason=sample.problem, annotator=annotator)
+    if not sample.text.strip():
+        return Answer(None, reason="The text is empty.", annotator=annotator)
+    return None
+
+
+def _openai(settings: Settings, _: Embed | None) -> Annotator:
+    from coral_backend.llm.openai import OpenAIAnnotator  # the SDK takes a second to import
+
+    return OpenAIAnnotator.from_settings(settings)
+
+
+def _embedded(_: Settings, embed: Embed | None) -> Annotator:
+    from coral_backend.llm.embedded import EmbeddedAnnotator
+
+    if embed is None:
+        raise SettingsError(
+            "The embedded annotator needs a sentence encoder and none was given; set OPENAI_API_KEY for an LLM."
+        )
+    return EmbeddedAnnotator(embed)
+
+
+def _recorded(settings: Settings, _: Embed | None) -> Annotator:
+    from coral_backend.llm.recorded import RecordedAnnotator
+
+    if not settings.recorded_key:
+        raise SettingsError(
+            "CORAL_ANNOTATOR is 'recorded' and CORAL_RECORDED_KEY is not set; name the key of the task data."
+        )
+    return RecordedAnnotator(settings.recorded_key)
+
+
+_MAKERS: dict[str, Callable[[Settings, Embed | None], Annotator]] = {
+    "openai": _openai,
+    "embedded": _embedded,
+    "recorded": _recorded,
+}

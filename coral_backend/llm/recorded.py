@@ -1,0 +1,41 @@
+"""What if the labels exist already? A column of the task data answers in place of an annotator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from coral_backend.llm.base import OnAnswer, abstained
+from coral_backend.llm.parse import match_label, plain
+from coral_backend.llm.prompt import Prompt
+from coral_backend.types import Answer, Sample
+
+
+class RecordedAnnotator:
+    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's.
+
+    ``is_llm`` is False: nobody is asked, and who gave the labels is not known here.
+    """
+
+    is_llm = False
+
+    def __init__(self, key: str) -> None:
+        self.name = f"recorded:{key}"
+        self._key = key
+
+    def annotate(
+        self, samples: Sequence[Sample], prompt: Prompt, on_answer: OnAnswer, check: Callable[[], None]
+    ) -> None:
+        """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
+        for sample in samples:
+            check()
+            on_answer(sample, abstained(sample, self.name) or self._read(sample.recorded, prompt.labels))
+
+    def _read(self, recorded: str | None, labels: Sequence[str]) -> Answer:
+        raw = plain(recorded or "")
+        if not raw:
+            return Answer(None, reason=f"{self._key!r} holds no label for this task.", annotator=self.name)
+        label = match_label(recorded or "", labels)
+        if label is None:
+            reason = f"The recorded label {raw[:80]!r} is none of the {len(labels)} labels of the label config."
+            return Answer(None, raw=raw, reason=reason, annotator=self.name)
+        return Answer(label, raw=raw, annotator=self.name)
