@@ -1,0 +1,134 @@
+"""What does a Label Studio task or annotation say, in our words? Everything in it is untrusted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from coral_backend.exceptions import InputError
+from coral_backend.labelstudio.control_tags import from_result
+from coral_backend.types import HumanLabel, LabelSpace, Sample
+
+__all__ = ["human_label_from_annotation", "sample_from_task"]
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key: str | None, max_chars: int) -> Sample:
+    """Return our row for a Label Studio task.
+
+    NUL and other control characters become spaces, lone surrogates U+FFFD, numbers their digits; what is no text at all
+    sets ``problem`` and leaves the other tasks alone.
+
+    Parameters
+    ----------
+    task : mapping
+        With ``id`` and ``data``, as the API, ``/predict`` and webhooks send it.
+    recorded_key : str or None
+        Key of ``data`` with a label that exists already.
+    max_chars : int
+        Longer texts are cut, in characters.
+
+    Raises
+    ------
+    InputError
+        If `task` has no whole number as ``id``.
+    """
+    task_id = _task_id(task)
+    data = task.get("data")
+    if not isinstance(data, Mapping):
+        return Sample(task_id, "", problem=f"the task's data is {_kind(data)}; it must be an object")
+    recorded = _text(data.get(recorded_key)) if recorded_key else None
+    if space.text_key not in data:
+        keys = ", ".join(repr(clean(str(key))[:40]) for key in list(data)[:8]) or "none"
+        return Sample(task_id, "", f"the task has no key {space.text_key!r}; it has {keys}", recorded or None)
+    value = data[space.text_key]
+    text = _text(value)
+    if text is None:
+        problem = f"{space.text_key!r} is {_kind(value)}; it must be a text"
+        return Sample(task_id, "", problem, recorded or None)
+    if not text:
+        return Sample(task_id, "", f"{space.text_key!r} is empty", recorded or None)
+    return Sample(task_id, text[:max_chars], None, recorded or None)
+
+
+def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any], task_id: int) -> HumanLabel:
+    """Return what a person said in one annotation.
+
+    Scores, notes and region ids that Label Studio copies from the prediction into the annotation are left out; the
+    prediction that pre-filled the form is kept as ``prediction_version`` and ``prediction_label``.
+
+    Raises
+    ------
+    InputError
+        If `annotation` has no whole number as ``id``.
+    """
+    annotation_id = _whole(annotation.get("id"))
+    if annotation_id is None:
+        raise InputError(f"An annotation has the id {annotation.get('id')!r}; it must be a whole number.")
+    skipped = bool(annotation.get("was_cancelled"))
+    prediction = annotation.get("prediction")
+    prediction = prediction if isinstance(prediction, Mapping) else {}
+    version = prediction.get("model_version")
+    return HumanLabel(
+        annotation_id=annotation_id,
+        task_id=task_id,
+        label=None if skipped else from_result(space, annotation.get("result")),
+        user_id=_user(annotation.get("completed_by")),
+        updated_at=str(annotation.get("updated_at") or annotation.get("created_at") or ""),
+        skipped=skipped,
+        ground_truth=bool(annotation.get("ground_truth")),
+        lead_time=_seconds(annotation.get("lead_time")),
+        prediction_version=version if isinstance(version, str) and version else None,
+        prediction_label=from_result(space, prediction.get("result")),
+    )
+
+
+def clean(text: str) -> str:
+    """Return `text` without characters that no database, JSON parser or tokenizer agrees on."""
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text)).strip()
+
+
+def _text(value: object) -> str | None:
+    """Return a cleaned text, ``""`` for a blank one, None for what is no text."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return str(value) if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    return "true or false" if isinstance(value, bool) else f"a {type(value).__name__}"
+
+
+def _task_id(task: Mapping[str, Any]) -> int:
+    task_id = _whole(task.get("id"))
+    if task_id is None:
+        raise InputError(f"A task has the id {task.get('id')!r}; it must be a whole number.")
+    return task_id
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _user(value: object) -> int | None:
+    return _whole(value.get("id")) if isinstance(value, Mapping) else _whole(value)
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
