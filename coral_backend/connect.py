@@ -1,0 +1,205 @@
+"""How is a Label Studio project connected to CORAL? Webhook first, then the backend; a second time changes nothing.
+
+Label Studio gives each new backend a webhook of its own, without our secret, unless one with that address is there already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from coral_backend.auth import SECRETS_FILE, Secrets, secrets_for
+from coral_backend.exceptions import InputError, LabelStudioError, NotFoundError
+from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
+from coral_backend.labelstudio.control_tags import parse_config
+from coral_backend.rounds import refresh_project
+from coral_backend.settings import Settings
+from coral_backend.store import Store
+from coral_backend.types import Project
+
+__all__ = ["Connection", "connect", "parse_options", "reach", "secrets_place", "their_project"]
+
+logger = logging.getLogger(__name__)
+
+TITLE = "CORAL"
+REACH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What ``connect`` has done.
+
+    Attributes
+    ----------
+    url : str
+        The backend's address as Label Studio has it.
+    first : bool
+        Whether CORAL did not know the project before.
+    doubt : str or None
+        Why this process could not reach `url` itself; Label Studio could.
+    """
+
+    project: Project
+    url: str
+    backend_id: int
+    webhook_id: int
+    first: bool
+    doubt: str | None = None
+
+
+def connect(
+    store: Store,
+    settings: Settings,
+    client: LabelStudioClient,
+    project_id: int,
+    *,
+    title: str = TITLE,
+    options: Mapping[str, Any] | None = None,
+    public_url: str | None = None,
+) -> Connection:
+    """Read a project's label config, make the webhook, then the backend row.
+
+    Parameters
+    ----------
+    options : mapping, optional
+        Settings of this project only; they are added to those it has, and None as a value takes one away.
+    public_url : str, optional
+        This backend as Label Studio reaches it; default: the setting.
+
+    Raises
+    ------
+    NotFoundError
+        If Label Studio has no such project.
+    LabelConfigError
+        If it has no control that CORAL serves.
+    SettingsError
+        If an option does not exist or is out of range.
+    LabelStudioError
+        If Label Studio refuses; the message names the switch or setting that is missing. What was made before stays and is
+        found again by the next try.
+    """
+    url = (public_url or settings.public_url).rstrip("/")
+    theirs = their_project(client, project_id)
+    parse_config(str(theirs.get("label_config") or ""))  # before anything is written
+    known = next((project for project in store.projects() if project.id == project_id), None)
+    merged = _merged(settings, known.options if known else {}, options or {})
+    project = refresh_project(store, client, project_id)
+    if merged != dict(project.options):
+        store.save_project(replace(project, options=merged))
+        project = store.project(project_id)
+    secrets = secrets_for(settings)
+    doubt = reach(url, settings.basic_auth_user, secrets)
+    try:
+        backend_id, webhook_id = client.connect(
+            project_id,
+            url,
+            title=title,
+            secret=secrets.webhook_secret,
+            user=settings.basic_auth_user,
+            password=secrets.password,
+            extra_params=merged,
+        )
+    except LabelStudioHTTPError as error:
+        if doubt is None:
+            raise
+        raise LabelStudioError(f"{error} Tried from here too: {doubt}") from error
+    logger.info("project %d: connected to %s (backend %d, webhook %d)", project_id, url, backend_id, webhook_id)
+    return Connection(project, url, backend_id, webhook_id, first=known is None, doubt=doubt)
+
+
+def their_project(client: LabelStudioClient, project_id: int) -> dict[str, Any]:
+    """Return the project as Label Studio has it.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none; the message lists those that the account sees.
+    """
+    try:
+        return client.project(project_id)
+    except LabelStudioHTTPError as error:
+        if error.http_status != 404:
+            raise
+        seen = client.projects()
+        there = ", ".join(f"{row['id']} ({str(row.get('title'))[:40]!r})" for row in seen[:20]) or "none"
+        more = f" and {len(seen) - 20} more" if len(seen) > 20 else ""
+        raise NotFoundError(
+            f"Label Studio at {client.url} has no project {project_id} that this token's account may see. "
+            f"It sees: {there}{more}. Take one of them, or share the project with the account."
+        ) from None
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, str | None]:
+    """Return ``["epochs=5", "seed="]`` as ``{"epochs": "5", "seed": None}``.
+
+    Raises
+    ------
+    InputError
+        If one has no ``=``, or no name before it.
+    """
+    options: dict[str, str | None] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip():
+            raise InputError(
+                f"The option is {pair!r}; it must be name=value, for example epochs=5 (epochs= takes it away)."
+            )
+        options[name.strip()] = value.strip() or None
+    return options
+
+
+def _merged(settings: Settings, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the project's options with `new` ones over the `old`, checked and with their right types."""
+    wanted = {name: value for name, value in {**old, **new}.items() if value is not None}
+    settings.with_options({name: getattr(settings, name, None) for name in new})  # also what is taken away must exist
+    resolved = settings.with_options(wanted)
+    return {name: getattr(resolved, name) for name in sorted(wanted)}
+
+
+def reach(url: str, user: str, secrets: Secrets) -> str | None:
+    """Ask our own web process at `url`, as Label Studio will; return what is wrong and what to do, None if nothing.
+
+    It must answer ``/health`` to anybody, and ``/versions`` to our password only.
+    """
+    auth = httpx.BasicAuth(user, secrets.password)
+    try:
+        with httpx.Client(timeout=REACH_SECONDS, trust_env=False, follow_redirects=False) as client:
+            health = client.get(f"{url}/health")
+            inside = client.get(f"{url}/versions", auth=auth)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return (
+            f"{url} does not answer ({type(error).__name__}). Start the web process (coral serve), or set "
+            "CORAL_PUBLIC_URL to where it listens."
+        )
+    if not _is_ours(health):
+        return f"{url}/health answers HTTP {health.status_code}, but not as CORAL does. Correct CORAL_PUBLIC_URL."
+    if inside.status_code == 401:
+        return (
+            f"The web process at {url} does not take the password of this process. Start both with the same MODEL_DIR, or "
+            "the same CORAL_BASIC_AUTH_PASSWORD."
+        )
+    if not inside.is_success:
+        return f"The web process at {url} answers /versions with HTTP {inside.status_code}. Its log says why."
+    return None
+
+
+def _is_ours(health: httpx.Response) -> bool:
+    try:
+        answer = health.json()
+    except ValueError:
+        return False
+    return health.is_success and isinstance(answer, dict) and answer.get("status") == "UP"
+
+
+def secrets_place(settings: Settings) -> str:
+    """Say where password and webhook secret are kept; never what they are."""
+    named = {
+        "CORAL_BASIC_AUTH_PASSWORD": settings.basic_auth_password,
+        "CORAL_WEBHOOK_SECRET": settings.webhook_secret,
+    }
+    file = str(settings.model_dir / SECRETS_FILE)
+    return " and ".join(dict.fromkeys(name if value is not None else file for name, value in named.items()))

@@ -1,0 +1,157 @@
+"""How do rounds, projects and checks look in a terminal? Tables for ``coral``; texts from outside never become markup."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from coral_backend.follow import bars, show
+from coral_backend.store import Store
+from coral_backend.types import Flag, Round, Stage
+
+if TYPE_CHECKING:  # `coral status` need not wait for what the round and the doctor import
+    from coral_backend.doctor import Check
+    from coral_backend.rounds import Watch
+    from coral_backend.status import ProjectStatus, RoundLine
+
+__all__ = ["checks_table", "project_panel", "round_table", "terminal", "watching"]
+
+PIPE_WIDTH = 160
+"""Columns where the output is no terminal: wide enough that nothing is cut."""
+
+FLAG_STYLES: Mapping[str, str] = {"clean": "green", "noisy": "red", "inconsistent": "magenta"}
+STATUS_STYLES: Mapping[str, str] = {
+    "ok": "green", "warn": "yellow", "fail": "red", "skip": "dim",
+    "done": "green", "failed": "red", "cancelled": "dim", "stale": "yellow", "paused": "yellow",
+}  # fmt: skip
+
+
+def terminal() -> Console:
+    """Return the console that tables are printed on."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+
+
+@contextmanager
+def watching(console: Console, store: Store, round_id: int) -> Iterator[Watch]:
+    """Give a watcher for a round that runs in this process; it draws progress bars."""
+    latest = store.round(round_id)
+    with bars(console) as display:
+        lines: dict[Stage, Any] = {}
+
+        def watch(stage: Stage, done: int, total: int, detail: Mapping[str, Any]) -> None:
+            nonlocal latest
+            progress = {**latest.progress, str(stage): {**detail, "done": done, "total": total}}
+            latest = replace(latest, stage=stage, progress=progress)
+            show(display, lines, latest)
+
+        show(display, lines, latest)
+        yield watch
+        show(display, lines, store.round(round_id))
+
+
+def round_table(done: Round) -> Table:
+    """Return what came out of a round."""
+    metrics = done.metrics
+    table = Table(title=f"Round {done.name} of project {done.project_id}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("annotator", Text(str(metrics.get("annotator") or "-")))
+    counts = f"{metrics.get('annotated', 0)} labelled, {metrics.get('abstained', 0)} abstained"
+    table.add_row("tasks", f"{metrics.get('tasks', 0)} ({counts}), {metrics.get('human_labels', 0)} labelled by people")
+    table.add_row("flags", _flags(metrics.get("flags", {})))
+    table.add_row("agreement with people", _agreement(metrics.get("agreement", {})))
+    pushed = metrics.get("pushed", {})
+    table.add_row("pushed", f"{pushed.get('created', 0)} of {pushed.get('sent', 0)}{_dropped(pushed)}")
+    table.add_row("version", Text(done.model_version or "-"))
+    table.add_row(
+        "seconds", ", ".join(f"{stage} {spent:.1f}" for stage, spent in metrics.get("seconds", {}).items()) or "-"
+    )
+    for note in metrics.get("notes") or ():
+        table.add_row("note", Text(str(note)))
+    return table
+
+
+def _flags(counts: Mapping[str, int]) -> Text:
+    parts = [Text(f"{counts.get(str(flag), 0)} {flag}", style=FLAG_STYLES[str(flag)]) for flag in Flag]
+    return Text(", ").join(parts)
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
+    if not found.get("n"):
+        return "no label of a person yet"
+    return f"LLM {_percent(found.get('llm'))}, SLM {_percent(found.get('slm'))} of {found['n']} tasks"
+
+
+def _dropped(pushed: Mapping[str, Any]) -> str:
+    dropped = list(pushed.get("dropped") or ())
+    return f"; not taken by Label Studio: tasks {', '.join(map(str, dropped[:10]))}" if dropped else ""
+
+
+def project_panel(found: ProjectStatus) -> RenderableType:
+    """Return how a project stands: facts, then a line for each round."""
+    facts = Table(title=Text(f"Project {found.id}: {found.title}"), show_header=False, title_justify="left")
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    unreadable = f", {found.unreadable} without a readable text" if found.unreadable else ""
+    facts.add_row("tasks", f"{found.tasks}{unreadable}, {found.waiting} waiting for a worker")
+    facts.add_row("annotator", Text(f"{found.annotator or '-'}: {found.annotated} labels, {found.abstained} abstained"))
+    facts.add_row("people", f"{found.human_labels} labels, {found.new_changes} changes not learned from yet")
+    facts.add_row("flags", _flags(found.flags))
+    facts.add_row("version", Text(found.model_version))
+    facts.add_row("tokens", f"{found.tokens['prompt']:,} prompt, {found.tokens['completion']:,} completion")
+    if found.active is not None:
+        facts.add_row("now", _now(found))
+    for note in found.notes:
+        facts.add_row("note of the SLM", Text(note))
+    return Group(facts, _history(found.rounds)) if found.rounds else facts
+
+
+def _now(found: ProjectStatus) -> Text:
+    active = found.active
+    assert active is not None
+    entry = found.progress.get(active.stage, {})
+    text = f"round {active.name} is {active.status}, {active.stage} {entry.get('done', 0)}/{entry.get('total', '?')}"
+    return Text(f"{text}: {active.error}" if active.error else text, style=STATUS_STYLES.get(active.status, "cyan"))
+
+
+def _history(rounds: Iterable[RoundLine]) -> Table:
+    table = Table(title="Rounds (agreement with the labels people have given so far)", title_justify="left")
+    for name in ("round", "status", "LLM", "SLM", "of", "clean", "noisy", "inconsistent", "tokens", "seconds"):
+        table.add_column(name, justify="left" if name in ("round", "status") else "right", no_wrap=True)
+    table.add_column("version", overflow="fold")
+    for line in rounds:
+        flags = (str(line.flags.get(str(flag), "-")) for flag in (Flag.CLEAN, Flag.NOISY, Flag.INCONSISTENT))
+        table.add_row(
+            line.name, Text(line.status, style=STATUS_STYLES.get(line.status, "cyan")), _percent(line.llm),
+            _percent(line.slm), str(line.compared), *flags, f"{line.tokens:,}", f"{line.seconds:.0f}",
+            Text(line.model_version or line.error or "-"),
+        )  # fmt: skip
+    return table
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    """Return the findings of ``coral doctor``, each with its cure."""
+    table = Table(show_lines=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("")
+    table.add_column("found, and what to do", overflow="fold")
+    for check in checks:
+        style = STATUS_STYLES[str(check.status)]
+        table.add_row(check.name, Text(str(check.status), style=style), _finding(check))
+    return table
+
+
+def _finding(check: Check) -> Text:
+    text = Text(check.found)
+    return text.append(f"\n→ {check.cure}", style="bold") if check.cure else text
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,1 @@
+"""How does CORAL look at work? ``coral demo``: every part started on this machine, a corpus labelled in Label Studio."""

@@ -1,0 +1,200 @@
+"""Which work does the queue carry? Jobs take ids, never data: the database says what there is to do.
+
+Each job opens the store anew, does one step, and asks for the next. A job that is lost is asked for again by the ticker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import Redis
+
+from coral_backend import queue
+from coral_backend.catch_up import catch_up as run_catch_up
+from coral_backend.exceptions import (
+    ConflictError,
+    CoralError,
+    LabelStudioError,
+    LeaseLostError,
+    QueueUnavailableError,
+    SettingsError,
+)
+from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.rounds import RoundRunner, reconcile, settings_for
+from coral_backend.settings import Settings
+from coral_backend.store import Store
+from coral_backend.types import Round, RoundStatus, Stage
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "advance",
+    "catch_up",
+    "client_for",
+    "read_back",
+    "request_advance",
+    "request_catch_up",
+    "request_read_back",
+    "request_round",
+    "request_sweep",
+    "settings_for",
+    "sweep",
+]
+
+QUEUE_OF = {
+    Stage.SYNC: "llm",
+    Stage.ANNOTATE: "llm",
+    Stage.DISTIL: "train",
+    Stage.FLAG: "push",
+    Stage.PUSH: "push",
+}
+TIMEOUT_SECONDS = {"events": 900, "llm": 3600, "train": 24 * 3600, "push": 3600}
+NICE = 10
+"""A round gives way to the web process on the same machine: the webhook's p99 is 22 ms instead of 99 while it trains
+(``benchmarks/web.py --load --nice 10``)."""
+SWEEP_BATCH = 200
+"""Predictions deleted at a time: about a second of Label Studio's time, so that an annotator's "Submit" need not wait."""
+
+
+def client_for(settings: Settings) -> LabelStudioClient:
+    """Return the Label Studio client of these settings.
+
+    Raises
+    ------
+    SettingsError
+        If address or token is not set.
+    """
+    if not settings.label_studio_url or settings.label_studio_api_key is None:
+        missing = "LABEL_STUDIO_URL" if not settings.label_studio_url else "LABEL_STUDIO_API_KEY"
+        raise SettingsError(
+            f"{missing} is not set. CORAL needs Label Studio's address and a personal access token "
+            "(Label Studio: Account & Settings > Personal Access Token)."
+        )
+    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+
+
+# --- what the others ask for --------------------------------------------------------------------------------------
+
+
+def request_round(settings: Settings, store: Store, project_id: int, *, retrain: bool = False) -> Round:
+    """Create a round and ask a worker to run it.
+
+    Raises
+    ------
+    ConflictError
+        If the project has an active round.
+    QueueUnavailableError
+        If Redis does not answer. The round exists all the same, and the ticker will begin it.
+    """
+    project = store.project(project_id)
+    created = store.create_round(project_id, settings_for(settings, project).public(), retrain=retrain)
+    request_advance(settings, created.id, stage=created.stage)
+    return created
+
+
+def request_advance(
+    settings: Settings, round_id: int, *, stage: Stage = Stage.SYNC, redis: Redis | None = None
+) -> None:
+    """Ask a worker for the next step of a round; asking twice does no harm."""
+    _ask(settings, QUEUE_OF[stage], "advance", round_id, redis=redis)
+
+
+def request_catch_up(settings: Settings, project_id: int, *, redis: Redis | None = None) -> None:
+    """Ask a worker to label the tasks that Label Studio wants to know about."""
+    _ask(settings, "llm", "catch_up", project_id, redis=redis)
+
+
+def request_read_back(settings: Settings, project_id: int, *, redis: Redis | None = None) -> None:
+    """Ask a worker to read annotations back from Label Studio."""
+    _ask(settings, "events", "read_back", project_id, redis=redis)
+
+
+def request_sweep(settings: Settings, project_id: int, *, redis: Redis | None = None) -> None:
+    """Ask a worker to delete old prediction versions from Label Studio."""
+    _ask(settings, "events", "sweep", project_id, redis=redis)
+
+
+def _ask(settings: Settings, queue_name: str, function: str, number: int, *, redis: Redis | None) -> None:
+    connection = redis if redis is not None else queue.connect(settings)
+    timeout = TIMEOUT_SECONDS[queue_name]
+    queue.enqueue(connection, queue_name, function, number, job_id=f"{function}-{number}", timeout=timeout)
+
+
+# --- the jobs -----------------------------------------------------------------------------------------------------
+
+
+def advance(round_id: int) -> str:
+    """Do the next step of a round and ask for the one after it; return the round's status."""
+    os.nice(NICE)
+    with _context() as (settings, store):
+        runner = RoundRunner(store, settings, lambda: client_for(settings))
+        try:
+            current = runner.advance(round_id)
+        except (ConflictError, LeaseLostError) as other:
+            logger.info("%s", other)
+            return "elsewhere"
+        except CoralError as error:
+            # The round's row has the reason and the ticker its next try; a traceback in the queue would add nothing.
+            logger.warning("round %d: %s", round_id, error)
+            return str(store.round(round_id).status)
+        if current.status in (RoundStatus.PENDING, RoundStatus.RUNNING):
+            _go_on(settings, current)
+        elif current.status is RoundStatus.DONE:
+            request_sweep(settings, current.project_id)
+        return str(current.status)
+
+
+def _go_on(settings: Settings, current: Round) -> None:
+    # Another id than this job's own: the queue refuses an id that is still alive, and this job is.
+    queue_name = QUEUE_OF[current.stage]
+    attempt = f"advance-{current.id}-{int(current.updated_at * 1000)}"
+    timeout = TIMEOUT_SECONDS[queue_name]
+    queue.enqueue(queue.connect(settings), queue_name, "advance", current.id, job_id=attempt, timeout=timeout)
+
+
+def catch_up(project_id: int) -> int:
+    """Label and push the tasks that Label Studio asked for; return how many were pushed."""
+    with _context() as (settings, store):
+        return run_catch_up(store, settings, lambda: client_for(settings), project_id)
+
+
+def read_back(project_id: int) -> int:
+    """Read annotations back from Label Studio; return how many had changed."""
+    with _context() as (settings, store):
+        try:
+            return reconcile(store, client_for(settings), store.project(project_id))
+        except LabelStudioError as error:
+            logger.warning("project %d: annotations could not be read back: %s", project_id, error)
+            return 0
+
+
+def sweep(project_id: int) -> int:
+    """Delete prediction versions older than the newest ``keep_versions`` from Label Studio; return how many."""
+    with _context() as (settings, store):
+        done = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and r.model_version]
+        keep = {str(r.model_version) for r in done[: settings.keep_versions]} | {
+            store.project(project_id).model_version
+        }
+        return client_for(settings).delete_old_predictions(project_id, keep, SWEEP_BATCH)
+
+
+@contextmanager
+def _context() -> Iterator[tuple[Settings, Store]]:
+    settings = Settings.load()
+    store = Store(settings.store_url)
+    try:
+        yield settings, store
+    finally:
+        store.close()
+
+
+def queue_is_up(settings: Settings) -> bool:
+    """Say whether Redis answers."""
+    try:
+        queue.connect(settings).ping()
+    except QueueUnavailableError:
+        return False
+    return True

@@ -1,0 +1,277 @@
+"""How does one use CORAL from Python? The verbs of the command line as methods of one object.
+
+::
+
+    from coral_backend import Coral
+
+    with Coral("http://localhost:8080", api_key, project=1, epochs=5) as coral:
+        coral.run_round()
+        print(coral.status().flags)
+        coral.export("labels.xlsx")
+
+Rounds run in this process: no Redis, no worker and no web process are needed for them. Those are what ``coral up`` adds:
+pre-annotation of tasks as they come, and retraining when people correct labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from coral_backend import connect as connecting
+from coral_backend import export as exporting
+from coral_backend.connect import Connection
+from coral_backend.exceptions import ConflictError, NotFoundError
+from coral_backend.export import Export, Row
+from coral_backend.jobs import client_for
+from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.labelstudio.tasks import sample_from_task
+from coral_backend.rounds import RoundRunner, Watch, model_folder, refresh_project, settings_for
+from coral_backend.settings import Settings
+from coral_backend.status import ProjectStatus, status_of
+from coral_backend.store import Store
+from coral_backend.types import Project, Round, RoundStatus, Sample, Source
+
+__all__ = ["Coral", "Prediction"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What CORAL says about one task.
+
+    Attributes
+    ----------
+    label : str or None
+        None when nothing can be said; then `problem` says why.
+    score : float or None
+        Probability in [0, 1] that `label` is right; None when unknown.
+    source : Source or None
+        Who says so. ``slm`` for a text that no round has seen.
+    """
+
+    label: str | None
+    score: float | None
+    source: Source | None
+    problem: str | None = None
+
+
+class Coral:
+    """One Label Studio project under CORAL.
+
+    Parameters
+    ----------
+    url, api_key : str, optional
+        Label Studio's address and a personal access token; default: ``LABEL_STUDIO_URL`` and ``LABEL_STUDIO_API_KEY``.
+    project : int
+        Label Studio's project id.
+    **settings
+        Any field of ``coral_backend.settings.Settings``; they win over the environment.
+
+    Raises
+    ------
+    SettingsError
+        If a setting does not exist or is out of range.
+
+    Examples
+    --------
+    >>> coral = Coral("http://localhost:8080", "my-token", project=1, model_dir="/tmp/coral-example")
+    >>> coral.settings.label_studio_url
+    'http://localhost:8080'
+    >>> coral.close()
+    """
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, project: int = 1, **settings: Any) -> None:
+        given = {"label_studio_url": url, "label_studio_api_key": api_key}
+        self.settings = Settings.load(**{**{k: v for k, v in given.items() if v is not None}, **settings})
+        self.project_id = project
+
+    @cached_property
+    def store(self) -> Store:
+        """The database; opened when it is first needed."""
+        return Store(self.settings.store_url)
+
+    @cached_property
+    def client(self) -> LabelStudioClient:
+        """Label Studio's client; made when it is first needed.
+
+        Raises
+        ------
+        SettingsError
+            If address or token are not set.
+        """
+        return client_for(self.settings)
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        if "store" in self.__dict__:
+            self.store.close()
+            del self.store
+
+    def __enter__(self) -> Coral:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- verbs ----------------------------------------------------------------------------------------------------
+
+    def connect(self, public_url: str | None = None, *, title: str = "CORAL", **options: Any) -> Connection:
+        """Connect the project: webhook and ML backend. Needs the web process; rounds do not need this.
+
+        Parameters
+        ----------
+        public_url : str, optional
+            The web process as Label Studio reaches it; default: ``CORAL_PUBLIC_URL``.
+        title : str
+            Name of the backend in Label Studio.
+        **options
+            Settings of this project only, for example ``epochs=5``; None takes one away.
+
+        Raises
+        ------
+        CoralError
+            If Label Studio, the project or an option is not as it must be; see ``coral_backend.connect``.
+        """
+        return connecting.connect(
+            self.store, self.settings, self.client, self.project_id, title=title, options=options, public_url=public_url
+        )
+
+    def run_round(self, retrain: bool = False, watch: Watch | None = None) -> Round:
+        """Run a round to its end in this process, and return it; a round that was interrupted goes on.
+
+        Parameters
+        ----------
+        retrain : bool
+            Only learn anew from what people said.
+        watch : callable, optional
+            Called as ``watch(stage, done, total, detail)`` while it runs.
+
+        Raises
+        ------
+        ConflictError
+            If another process works on the project's round, or somebody cancelled it.
+        CoralError
+            What ended or paused it; what was done is kept, and the next call goes on.
+
+        Examples
+        --------
+        >>> done = coral.run_round()  # doctest: +SKIP
+        >>> done.metrics["flags"]  # doctest: +SKIP
+        {'clean': 1650, 'noisy': 270, 'inconsistent': 80}
+        """
+        project = self._project()
+        current = self.store.active_round(project.id)
+        if current is None:
+            own = settings_for(self.settings, project)
+            current = self.store.create_round(project.id, own.public(), retrain=retrain)
+        elif current.status is RoundStatus.PAUSED:
+            self.store.set_round_status(current.id, RoundStatus.PENDING)
+        done = RoundRunner(self.store, self.settings, lambda: self.client, watch=watch).run(current.id)
+        if done.status is not RoundStatus.DONE:
+            raise ConflictError(f"Round {done.name} is {done.status} at {done.stage}: {done.error or 'by hand.'}")
+        return done
+
+    def status(self) -> ProjectStatus:
+        """Return how the project stands: counts, flags, tokens, and its rounds.
+
+        Raises
+        ------
+        NotFoundError
+            If neither ``connect`` nor ``run_round`` was called for it before.
+        """
+        return status_of(self.store, self.project_id)
+
+    def samples(self, *, clean_only: bool = False) -> Iterator[Row]:
+        """Yield one mapping a task, with the columns of ``export``; see ``coral_backend.export.MEANINGS``.
+
+        Examples
+        --------
+        >>> doubtful = [row for row in coral.samples() if row["flag"] == "noisy"]  # doctest: +SKIP
+        """
+        return exporting.rows(self.store, self.project_id, clean_only=clean_only)
+
+    def export(self, path: str | Path, format: str | None = None, *, clean_only: bool = False) -> Export:  # noqa: A002
+        """Write the labels to `path` as csv, jsonl or xlsx (default: by its ending).
+
+        Raises
+        ------
+        InputError
+            If the format is unknown or the file cannot be written.
+        """
+        return exporting.export(self.store, self.project_id, Path(path), format, clean_only=clean_only)
+
+    def predict(self, tasks: Sequence[str | Mapping[str, Any]]) -> list[Prediction]:
+        """Return a prediction for each task, in their order: its verdict if it has one, else what the SLM says.
+
+        Parameters
+        ----------
+        tasks : sequence
+            Texts, or tasks as Label Studio has them (``{"id": 3, "data": {"text": "..."}}``).
+
+        Raises
+        ------
+        NotFoundError
+            If the project has no finished round.
+        ModelFileError
+            If the model of that round is missing or damaged.
+        """
+        project = self.store.project(self.project_id)
+        if project.active_round is None:
+            raise NotFoundError(f"Project {project.id} has no finished round. Run one: coral.run_round().")
+        samples = [self._sample(project, task) for task in tasks]
+        found = self._verdicts(project, [s for s in samples if s.task_id])
+        said = [found.get((s.task_id, s.content_hash)) for s in samples]
+        new = [s for s, known in zip(samples, said, strict=True) if known is None and s.problem is None]
+        asked = iter(self._ask_slm(project, new))
+        return [
+            known or (Prediction(None, None, None, sample.problem) if sample.problem else next(asked))
+            for sample, known in zip(samples, said, strict=True)
+        ]
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _project(self) -> Project:
+        try:
+            return self.store.project(self.project_id)
+        except NotFoundError:
+            connecting.their_project(self.client, self.project_id)
+            return refresh_project(self.store, self.client, self.project_id)
+
+    def _sample(self, project: Project, task: str | Mapping[str, Any]) -> Sample:
+        """Return our row; the id 0 stands for a text that is no task."""
+        own = settings_for(self.settings, project)
+        given = {"data": {project.label_space.text_key: task}} if isinstance(task, str) else task
+        return sample_from_task(
+            project.label_space, {"id": 0, **given}, recorded_key=own.recorded_key, max_chars=own.max_text_chars
+        )
+
+    def _verdicts(self, project: Project, samples: Sequence[Sample]) -> dict[tuple[int, str], Prediction]:
+        """Return the verdicts by task id and content: one about another text of the task does not count."""
+        assert project.active_round is not None
+        ids = {sample.task_id for sample in samples}
+        hashes = {stored.task_id: stored.content_hash for stored in self.store.samples(project.id, ids)}
+        verdicts = self.store.verdicts(project.id, project.active_round, ids)
+        return {
+            (v.task_id, hashes[v.task_id]): Prediction(v.label, v.score, v.source)
+            for v in verdicts
+            if v.task_id in hashes and v.label is not None
+        }
+
+    def _ask_slm(self, project: Project, samples: Sequence[Sample]) -> list[Prediction]:
+        if not samples:
+            return []
+        from coral_backend.slm.engine import Model  # torch, only where it is needed
+
+        assert project.active_round is not None
+        serving = self.store.round(project.active_round)
+        model = Model.load(model_folder(settings_for(self.settings, project), serving))
+        probs, _ = model.predict([sample.text for sample in samples])
+        best = probs.argmax(axis=1)
+        labels = project.label_space.labels
+        return [Prediction(labels[k], round(float(row[k]), 6), Source.SLM) for k, row in zip(best, probs, strict=True)]

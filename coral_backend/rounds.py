@@ -1,0 +1,582 @@
+"""How does one round go? A state machine over the stages sync -> annotate -> distil -> flag -> push.
+
+The database holds where a round stands; ``RoundRunner.advance`` does its next step and can be called by anybody at any
+time: after a crash the step is simply done again, and what it had stored stays stored. A full round asks the annotator;
+a revision of it (``coral round --retrain``, or enough new human labels) only learns anew from what people said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from coral_backend import corpus_arrays
+from coral_backend.exceptions import (
+    ConflictError,
+    CoralError,
+    EndpointError,
+    InputError,
+    LeaseLostError,
+    RoundStopped,
+    SettingsError,
+    UnavailableError,
+)
+from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.labelstudio.control_tags import config_hash, parse_config
+from coral_backend.labelstudio.predictions import prediction_row
+from coral_backend.labelstudio.tabs import assert_tabs
+from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
+from coral_backend.llm.base import Annotator, make_annotator
+from coral_backend.llm.prompt import Prompt
+from coral_backend.settings import Settings
+from coral_backend.store import Lease, Store
+from coral_backend.types import (
+    Answer,
+    Demo,
+    Flag,
+    Floats,
+    HumanLabel,
+    Project,
+    Round,
+    RoundStatus,
+    Sample,
+    Stage,
+    Verdict,
+)
+from strategies.demonstration import DEMONSTRATIONS
+from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
+
+logger = logging.getLogger(__name__)
+
+SYNC_CHUNK = 1000
+REPORT_SECONDS = 1.0
+"""How often a running stage writes its progress, which also looks whether somebody paused the round."""
+MAX_SETBACKS = 20
+"""How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
+
+
+class Watch(Protocol):
+    """Called with the progress of a stage in the process that runs it, for a progress bar."""
+
+    def __call__(self, stage: Stage, done: int, total: int, detail: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Step:
+    """What one step of a round works with."""
+
+    project: Project
+    round: Round
+    lease: Lease
+    settings: Settings
+
+
+def settings_for(settings: Settings, project: Project) -> Settings:
+    """Return the process's settings with the project's own options on top."""
+    return settings.with_options(project.options)
+
+
+def round_lease(round_id: int) -> str:
+    """Return the name of the lease that the worker of a round holds."""
+    return f"round-{round_id}"
+
+
+def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
+    """Return the task strategy named in the settings, or the one that fits the label config."""
+    space = project.label_space
+    try:
+        return choose(space.tag, space.labels) if settings.task_strategy == "auto" else load(settings.task_strategy)
+    except TaskStrategyError as error:
+        raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
+
+
+def prompt_for(settings: Settings, project: Project, demos: Sequence[Demo]) -> Prompt:
+    """Return the prompt of a project with these demonstrations."""
+    strategy = strategy_for(settings, project)
+    return Prompt.build(strategy, project.label_space, demos, max_chars=settings.max_text_chars)
+
+
+class RoundRunner:
+    """Runs rounds in this process.
+
+    Parameters
+    ----------
+    store, settings
+        The database and the resolved settings.
+    connect : callable
+        Returns the Label Studio client; called when a stage needs it.
+    watch : callable, optional
+        Told about progress, beside what is written into the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        connect: Callable[[], LabelStudioClient],
+        *,
+        watch: Watch | None = None,
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self._connect = connect
+        self._watch = watch
+        self._stages: dict[Stage, Callable[[Step], Stage | None]] = {
+            Stage.SYNC: self._sync,
+            Stage.ANNOTATE: self._annotate,
+            Stage.DISTIL: self._distil,
+            Stage.FLAG: self._flag,
+            Stage.PUSH: self._push,
+        }
+
+    def run(self, round_id: int) -> Round:
+        """Advance a round until it is over or paused, and return it.
+
+        Raises
+        ------
+        ConflictError
+            If another worker is on it.
+        CoralError
+            What ended it; a round that met an absent part (``UnavailableError``) can be run again.
+        """
+        while (current := self.store.round(round_id)).status in (RoundStatus.PENDING, RoundStatus.RUNNING):
+            self.advance(current.id)
+        return current
+
+    def advance(self, round_id: int) -> Round:
+        """Do the next step of a round (a chunk of annotation, a training, a push) and return the round."""
+        lease = self.store.take_lease(round_lease(round_id))
+        if lease is None:
+            raise ConflictError(f"Another worker is on round {round_id}; follow it with: coral status.")
+        try:
+            with self._told(round_id, lease):
+                self._step(round_id, lease)
+        finally:
+            self.store.drop_lease(lease)
+        return self.store.round(round_id)
+
+    def _step(self, round_id: int, lease: Lease) -> None:
+        current = self.store.update_round(round_id, lease)
+        project = self.store.project(current.project_id)
+        step = Step(project, current, lease, settings_for(self.settings, project))
+        stage, began = current.stage, time.monotonic()
+        following = self._stages[stage](step)
+        if following is None:
+            return
+        metrics = _add_seconds(self.store.round(round_id).metrics, stage, time.monotonic() - began)
+        self.store.update_round(round_id, lease, stage=following, metrics=metrics, error=None)
+        logger.info("project %d round %s: %s, then %s", project.id, current.name, stage, following)
+
+    @contextmanager
+    def _told(self, round_id: int, lease: Lease) -> Iterator[None]:
+        """Turn what a step raised into the round's status; the error itself goes on to the caller."""
+        try:
+            yield
+        except RoundStopped as stop:
+            logger.info("round %d: %s", round_id, stop)
+        except LeaseLostError:
+            raise
+        except EndpointError as error:
+            self._end(round_id, RoundStatus.PAUSED, error)
+            raise
+        except UnavailableError as error:
+            self._set_back(round_id, lease, error)
+            raise
+        except CoralError as error:
+            self._end(round_id, RoundStatus.FAILED, error)
+            raise
+        except Exception as error:
+            self._end(round_id, RoundStatus.FAILED, CoralError(f"Unexpected {type(error).__name__}; see the log."))
+            raise
+
+    def _end(self, round_id: int, status: RoundStatus, error: CoralError) -> None:
+        current = self.store.round(round_id)
+        if current.status in (RoundStatus.PENDING, RoundStatus.RUNNING):
+            logger.warning("project %d round %s: %s: %s", current.project_id, current.name, status, error)
+            self.store.set_round_status(round_id, status, str(error))
+
+    def _set_back(self, round_id: int, lease: Lease, error: UnavailableError) -> None:
+        """Keep the round alive while a part is away; the ticker tries again, and pauses it after many setbacks."""
+        current = self.store.round(round_id)
+        setbacks = int(current.progress.get("setbacks", 0)) + 1
+        if setbacks > MAX_SETBACKS:
+            self._end(round_id, RoundStatus.PAUSED, error)
+            return
+        progress = {**current.progress, "setbacks": setbacks}
+        self.store.update_round(round_id, lease, progress=progress, error=str(error))
+
+    # --- stages -----------------------------------------------------------------------------------------------
+
+    def _sync(self, step: Step) -> Stage:
+        """Read label config, tasks and annotations from Label Studio."""
+        client, project_id = self._connect(), step.project.id
+        project = refresh_project(self.store, client, project_id)
+        self.store.update_round(step.round.id, step.lease, config_hash=project.config_hash)
+        report = self._reporter(step)
+        seen: set[int] = set()
+        batch: list[Sample] = []
+        for task in client.iter_tasks(project_id, progress=report):
+            batch.append(_sample(step.settings, project, task))
+            seen.add(batch[-1].task_id)
+            if len(batch) >= SYNC_CHUNK:
+                self.store.put_samples(project_id, batch)
+                batch = []
+        self.store.put_samples(project_id, batch)
+        known = {sample.task_id for sample in self.store.samples(project_id)}
+        self.store.retire_samples(project_id, known - seen)
+        reconcile(self.store, client, project)
+        usable = sum(sample.problem is None for sample in self.store.samples(project_id))
+        if not usable:
+            raise InputError(_nothing_to_label(project, len(seen)))
+        report(len(seen), len(seen), {"usable": usable}, last=True)
+        return Stage.ANNOTATE
+
+    def _annotate(self, step: Step) -> Stage:
+        """Ask the annotator for the next chunk of labels that are missing."""
+        annotator = make_annotator(step.settings, lazy_embed(step.settings))
+        demos = self._demos(step, annotator)
+        prompt = prompt_for(step.settings, step.project, demos)
+        todo, total = self._unanswered(step)
+        chunk = todo[: step.settings.annotate_chunk]
+        self._ask(step, annotator, prompt, chunk, done=total - len(todo), total=total)
+        return Stage.DISTIL if len(todo) <= len(chunk) else Stage.ANNOTATE
+
+    def _distil(self, step: Step) -> Stage:
+        """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
+        from coral_backend.slm.engine import Corpus, SLMConfig, distil
+
+        project = self.store.project(step.project.id)  # its counter is read before the labels it counts
+        table = corpus_arrays.read(self.store, project)
+        if table.size == 0:
+            raise InputError(_nothing_to_label(project, 0))
+        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(project.label_space.labels))
+        folder = corpus_arrays.round_folder(step.settings, step.round)
+        report = self._reporter(step)
+        distilled = distil(corpus, SLMConfig.from_settings(step.settings), progress=report, save_to=folder / "model")
+        corpus_arrays.save_arrays(folder, table.task_ids, distilled)
+        metrics = {
+            **step.round.metrics,
+            "history": distilled.history,
+            "gmm": distilled.gmm,
+            "notes": distilled.notes,
+            "slm_seconds": distilled.seconds,
+        }
+        self.store.update_round(step.round.id, step.lease, metrics=metrics, through_change=project.changes)
+        return Stage.FLAG
+
+    def _flag(self, step: Step) -> Stage:
+        """Turn LLM labels, SLM probabilities and human labels into verdicts."""
+        folder = corpus_arrays.round_folder(step.settings, step.round)
+        arrays = corpus_arrays.load_arrays(folder)
+        if arrays is None:
+            logger.warning("round %s: the SLM's arrays are missing; it is trained again", step.round.name)
+            return Stage.DISTIL
+        verdicts = corpus_arrays.verdicts(self.store, step.project, arrays, step.settings.p_threshold)
+        self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
+        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
+        self.store.update_round(step.round.id, step.lease, metrics=metrics)
+        self._reporter(step)(len(verdicts), len(verdicts), metrics["flags"], last=True)
+        return Stage.PUSH
+
+    def _push(self, step: Step) -> None:
+        """Push the verdicts as predictions of one new version, select it, and put the review tabs right."""
+        client, project_id = self._connect(), step.project.id
+        project = refresh_project(self.store, client, project_id)
+        if project.config_hash != step.round.config_hash:
+            self.store.set_round_status(
+                step.round.id,
+                RoundStatus.STALE,
+                "The label config was changed while the round ran; nothing was pushed. Start a new round.",
+            )
+            raise RoundStopped(f"Round {step.round.name} is stale: the label config was changed while it ran.")
+        verdicts = self.store.verdicts(project_id, step.round.id)
+        version = version_of(step.round, verdicts)
+        began = time.monotonic()
+        rows = [prediction_row(project.label_space, version, verdict) for verdict in verdicts]
+        report = self._reporter(step)
+        report(0, len(rows), {"version": version})
+        pushed = client.push_predictions(project_id, rows, report)
+        if rows:
+            client.select_version(project_id, version)
+        tabs = assert_tabs(client, project_id, version, text_key=project.label_space.text_key)
+        sent = {
+            "sent": pushed.sent,
+            "created": pushed.created,
+            "dropped": list(pushed.dropped),
+            "present": pushed.present,
+        }
+        metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
+        report(len(rows), len(rows), {"version": version}, last=True)
+        self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, "tabs": tabs})
+        logger.info("project %d round %s: pushed %d of %d", project_id, step.round.name, pushed.created, pushed.sent)
+
+    # --- annotate ---------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, step: Step, annotator: Annotator, prompt: Prompt, chunk: Sequence[Sample], *, done: int, total: int
+    ) -> None:
+        report = self._reporter(step)
+        count = done
+
+        def keep(sample: Sample, answer: Answer) -> None:
+            nonlocal count
+            count += 1
+            self.store.put_llm_label(
+                step.project.id,
+                step.round.number,
+                sample,
+                answer,
+                prompt_version=prompt.version,
+                lease=step.lease,
+            )
+            report(count, total, {"annotator": annotator.name})
+
+        annotator.annotate(chunk, prompt, keep, lambda: report(count, total, {"annotator": annotator.name}))
+        report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)
+
+    def _unanswered(self, step: Step) -> tuple[list[Sample], int]:
+        """Return the samples that this round must still ask about, and how many it asks about in all.
+
+        A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
+        neither clean nor labelled by a person (the paper's refinery, section 2, component 4).
+        """
+        project = step.project
+        usable = project.label_space.labels
+        answers = self.store.llm_labels(project.id)
+        told = {t for t, a in answers.items() if a.label in usable or a.label is None}
+        samples = self.store.samples(project.id)
+        done = told
+        if step.round.number > 1 and step.round.revision == 0 and project.active_round is not None:
+            previous = self.store.verdicts(project.id, project.active_round)
+            clean = {v.task_id for v in previous if v.flag is Flag.CLEAN and v.label in usable}
+            asked = self.store.llm_labels(project.id, round_number=step.round.number)
+            done = (told & clean) | set(asked)
+            settled = clean | set(self.store.human_labels(project.id))
+            total = sum(sample.task_id not in settled for sample in samples)
+        else:
+            total = len(samples)
+        human = set(self.store.human_labels(project.id))
+        return [s for s in samples if s.task_id not in done and s.task_id not in human], total
+
+    def _demos(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
+        """Return the round's demonstrations; they are chosen once and kept with it."""
+        if step.round.demos or "demos_chosen" in step.round.progress or step.settings.n_demos == 0:
+            return step.round.demos
+        if step.project.active_round is None:
+            demos = self._self_labelled(step, annotator) if annotator.is_llm else ()
+        elif step.round.revision:
+            demos = self.store.round(step.project.active_round).demos
+        else:
+            demos = choose_demos(self.store, step.settings, step.project)
+        progress = {**self.store.round(step.round.id).progress, "demos_chosen": len(demos)}
+        step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
+        return tuple(demos)
+
+    def _self_labelled(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
+        """Let the LLM label a few random samples without demonstrations (the paper's Self-Labeling, section 3)."""
+        samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
+        select = DEMONSTRATIONS.get(step.settings.first_demonstration)
+        space = step.project.label_space
+        index = select(
+            texts=[s.text for s in samples],
+            labels=np.full(len(samples), -1),
+            eligible=np.ones(len(samples), dtype=bool),
+            features=None,
+            n=step.settings.n_demos,
+            n_classes=len(space.labels),
+            rng=np.random.default_rng(step.settings.seed),
+        )
+        chosen = [samples[i] for i in index]
+        prompt = prompt_for(step.settings, step.project, ())
+        answers = self.store.llm_labels(step.project.id)
+        missing = [s for s in chosen if s.task_id not in answers]
+        self._ask(step, annotator, prompt, missing, done=0, total=len(missing))
+        answers = self.store.llm_labels(step.project.id)
+        labels = ((s.text, answers[s.task_id].label) for s in chosen if s.task_id in answers)
+        return tuple(Demo(text, label) for text, label in labels if label in space.labels)
+
+    def _reporter(self, step: Step) -> Reporter:
+        return Reporter(self.store, step, self._watch)
+
+
+class Reporter:
+    """Writes the progress of a stage into the store, at most once a second, and tells the watcher every time.
+
+    Calling it is also how a long stage learns that the round was paused or taken over: it raises ``RoundStopped`` or
+    ``LeaseLostError``.
+    """
+
+    def __init__(self, store: Store, step: Step, watch: Watch | None) -> None:
+        self._store, self._step, self._watch = store, step, watch
+        self._stage = step.round.stage
+        self._began = self._written = time.monotonic()
+
+    def __call__(self, done: int, total: int, detail: Mapping[str, Any], *, last: bool = False) -> None:
+        now = time.monotonic()
+        if self._watch is not None:
+            self._watch(self._stage, done, total, detail)
+        if not last and now - self._written < REPORT_SECONDS:
+            return
+        self._written = now
+        entry = {"done": done, "total": total, "seconds": round(now - self._began, 3), **detail}
+        progress = {**self._store.round(self._step.round.id).progress, str(self._stage): entry}
+        self._store.update_round(self._step.round.id, self._step.lease, progress=progress)
+
+
+def refresh_project(store: Store, client: LabelStudioClient, project_id: int) -> Project:
+    """Read title and label config from Label Studio into the store, and return the project."""
+    theirs = client.project(project_id)
+    space = parse_config(theirs["label_config"])
+    ours = next((p for p in store.projects() if p.id == project_id), None)
+    fresh = Project(
+        project_id,
+        theirs["title"],
+        theirs["label_config"],
+        config_hash(theirs["label_config"]),
+        space,
+        options=ours.options if ours else {},
+    )
+    store.save_project(fresh)
+    return store.project(project_id)
+
+
+def reconcile(store: Store, client: LabelStudioClient, project: Project) -> int:
+    """Read annotations back from Label Studio, which never repeats a lost webhook; return how many changed."""
+    labels: list[HumanLabel] = []
+    for task in client.annotated_tasks(project.id):
+        task_id = int(task["id"])
+        labels.extend(human_label_from_annotation(project.label_space, a, task_id) for a in task["annotations"])
+    changed = store.put_annotations(project.id, labels)
+    gone = store.annotation_ids(project.id) - {label.annotation_id for label in labels}
+    changed += store.retire_annotations(project.id, gone)
+    store.mark_reconciled(project.id)
+    if changed:
+        logger.info("project %d: %d annotations read back", project.id, changed)
+    return changed
+
+
+def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[Demo, ...]:
+    """Choose demonstrations among clean and human-labelled samples (the paper's Distilled Selection, section 3)."""
+    if project.active_round is None:
+        return ()
+    verdicts = {v.task_id: v for v in store.verdicts(project.id, project.active_round)}
+    arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
+    if arrays is None or not verdicts:
+        return ()
+    human, space = store.human_labels(project.id), project.label_space
+    texts = {s.task_id: s.text for s in store.samples(project.id)}
+    keep = np.array([t in verdicts and t in texts for t in arrays.task_ids.tolist()], dtype=bool)
+    ids = arrays.task_ids[keep].tolist()
+    said = [human[t].label if t in human else verdicts[t].label for t in ids]
+    trusted = [t in human or verdicts[t].flag is Flag.CLEAN for t in ids]
+    labels = np.array([space.index(label) for label in said], dtype=np.int64)
+    index = DEMONSTRATIONS.get(settings.demonstration)(
+        texts=[texts[t] for t in ids],
+        labels=labels,
+        eligible=np.array(trusted, dtype=bool) & (labels >= 0),
+        features=arrays.features[keep],
+        n=settings.n_demos,
+        n_classes=len(space.labels),
+        rng=np.random.default_rng(settings.seed),
+    )
+    return tuple(Demo(texts[ids[i]], space.labels[labels[i]]) for i in index)
+
+
+def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
+    """Return the model version: the round's name and a digest of all that is pushed (same labels, same version)."""
+    facts = sorted((v.task_id, v.prediction_label, _rounded(v.prediction_score), str(v.flag)) for v in verdicts)
+    digest = hashlib.sha256(json.dumps([current.config_hash, facts]).encode()).hexdigest()
+    return f"coral-r{current.name}-{digest[:6]}"
+
+
+def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the round's counts as they are stored in its metrics."""
+    answers = store.llm_labels(project.id)
+    human = store.human_labels(project.id)
+    checked = [(human[v.task_id].label, v) for v in verdicts if v.task_id in human]
+    flags = Counter(str(v.flag) for v in verdicts)
+    return {
+        "tasks": len(store.samples(project.id)),
+        "annotated": sum(a.label is not None for a in answers.values()),
+        "abstained": sum(a.label is None for a in answers.values()),
+        "annotator": next((a.annotator for a in answers.values() if a.annotator), None),
+        "flags": {str(flag): flags[str(flag)] for flag in Flag},
+        "human_labels": len(human),
+        "agreement": {
+            "n": len(checked),
+            "llm": _share([label == v.llm_label for label, v in checked]),
+            "slm": _share([label == v.slm_label for label, v in checked]),
+        },
+    }
+
+
+def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:
+    """Return a function that embeds texts; the encoder is loaded when it is first called."""
+    loaded: list[Callable[[Sequence[str]], Floats]] = []
+
+    def embed(texts: Sequence[str]) -> Floats:
+        if not loaded:
+            from coral_backend.slm.encoder import Encoder  # torch, only where it is needed
+
+            loaded.append(Encoder.load(settings.slm_model, settings.max_length).embed)
+        return loaded[0](texts)
+
+    return embed
+
+
+def model_folder(settings: Settings, current: Round) -> Path:
+    """Return where a round's SLM lies."""
+    return corpus_arrays.round_folder(settings, current) / "model"
+
+
+def _sample(settings: Settings, project: Project, task: Mapping[str, Any]) -> Sample:
+    space = project.label_space
+    return sample_from_task(space, task, recorded_key=settings.recorded_key, max_chars=settings.max_text_chars)
+
+
+def _share(hits: Sequence[bool]) -> float | None:
+    return round(sum(hits) / len(hits), 4) if hits else None
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
+
+
+def _add_seconds(metrics: Mapping[str, Any], stage: Stage, seconds: float) -> dict[str, Any]:
+    spent = dict(metrics.get("seconds", {}))
+    spent[str(stage)] = round(spent.get(str(stage), 0.0) + seconds, 3)
+    return {**metrics, "seconds": spent}
+
+
+def _nothing_to_label(project: Project, tasks: int) -> str:
+    if not tasks:
+        return f"Project {project.id} ({project.title!r}) has no tasks. Import some, then start the round again."
+    return (
+        f"None of the {tasks} tasks of project {project.id} has a text under {project.label_space.text_key!r}. "
+        "Look at the tasks' data and at value=... in the label config."
+    )
+
+
+__all__ = [
+    "RoundRunner",
+    "choose_demos",
+    "model_folder",
+    "prompt_for",
+    "reconcile",
+    "refresh_project",
+    "round_lease",
+    "settings_for",
+    "strategy_for",
+    "summary",
+    "version_of",
+]

@@ -1,0 +1,98 @@
+"""Stand-ins for tests of faults that a real part cannot be made to have on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coral_backend.exceptions import LabelStudioError
+from coral_backend.labelstudio.client import PushReport
+from coral_backend.slm.engine import Corpus, Distilled, SLMConfig
+
+CONFIG = """<View><Text name="text" value="$text"/><Choices name="label" toName="text">
+<Choice value="bad"/><Choice value="good"/></Choices></View>"""
+
+
+@dataclass
+class FakeLabelStudio:
+    """Enough of ``LabelStudioClient`` for a round, in memory; ``down`` makes every call fail."""
+
+    tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    config: str = CONFIG
+    annotations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    pushed: dict[tuple[int, str], tuple[list[dict[str, Any]], float | None]] = field(default_factory=dict)
+    selected: str = ""
+    view_rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    down: bool = False
+
+    def _up(self) -> None:
+        if self.down:
+            raise LabelStudioError("Label Studio does not answer.")
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        self._up()
+        return {"id": project_id, "title": "Test", "label_config": self.config, "model_version": self.selected}
+
+    def iter_tasks(self, _: int, updated_after: str | None = None, progress: Any = None) -> Iterator[dict[str, Any]]:
+        self._up()
+        yield from ({"id": task_id, "data": data} for task_id, data in self.tasks.items())
+
+    def annotated_tasks(self, _: int, updated_after: str | None = None) -> Iterator[dict[str, Any]]:
+        self._up()
+        for task_id, given in self.annotations.items():
+            yield {"id": task_id, "data": self.tasks[task_id], "annotations": given}
+
+    def push_predictions(self, _: int, rows: Sequence[Any], progress: Any = None) -> PushReport:
+        self._up()
+        new = [row for row in rows if (row[0], row[3]) not in self.pushed]
+        self.pushed.update({(task_id, version): (result, score) for task_id, result, score, version in new})
+        return PushReport(len(new), len(new), (), len(rows) - len(new))
+
+    def select_version(self, _: int, version: str) -> None:
+        self._up()
+        self.selected = version
+
+    def views(self, _: int) -> list[dict[str, Any]]:
+        return list(self.view_rows.values())
+
+    def create_view(self, _: int, data: Mapping[str, Any]) -> int:
+        view_id = len(self.view_rows) + 1
+        self.view_rows[view_id] = {"id": view_id, "data": dict(data)}
+        return view_id
+
+    def update_view(self, _: int, view_id: int, data: Mapping[str, Any]) -> None:
+        self.view_rows[view_id] = {"id": view_id, "data": dict(data)}
+
+    def view_count(self, _: int, view_id: int) -> int:
+        token = self.view_rows[view_id]["data"]["filters"]["items"][0]["value"]
+        return sum(token in str(result) for result, _score in self.pushed.values())
+
+    def columns(self, _: int) -> list[dict[str, Any]]:
+        return [{"id": "text", "parent": "data"}]
+
+
+def annotation(annotation_id: int, label: str, at: str = "2026-01-01T10:00:00Z") -> dict[str, Any]:
+    """Return an annotation of `CONFIG` as Label Studio sends it."""
+    region = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
+    return {"id": annotation_id, "result": [region], "updated_at": at, "completed_by": 1, "was_cancelled": False}
+
+
+def quick_distil(
+    corpus: Corpus, config: SLMConfig, *, progress: Callable[[int, int, Mapping[str, Any]], None], save_to: Path
+) -> Distilled:
+    """Stand in for the training: an SLM that believes the word "good" and has no doubts to speak of."""
+    progress(1, 1, {"epoch": 1, "loss": 0.1})
+    save_to.mkdir(parents=True, exist_ok=True)
+    says = np.array(["good" in text for text in corpus.texts], dtype=int)
+    n = len(corpus.texts)
+    probs = np.full((n, corpus.n_classes), 0.1)
+    probs[np.arange(n), says] = 0.9
+    given = np.where(corpus.human_labels >= 0, corpus.human_labels, corpus.llm_labels)
+    losses = np.where(given >= 0, -np.log(probs[np.arange(n), np.maximum(given, 0)]), np.nan)
+    p_clean = np.where(corpus.llm_labels >= 0, probs[np.arange(n), np.maximum(corpus.llm_labels, 0)], np.nan)
+    features = np.stack([says, np.arange(n) / n], axis=1).astype(np.float32)
+    return Distilled(probs, losses, p_clean, features, [{"epoch": 1}], {"means": [0.1, 2.3]}, {"training": 0.0}, [])

@@ -1,0 +1,267 @@
+"""Does a round survive what happens to it: stops, absent parts, changed label configs, people who are faster?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from coral_backend import rounds
+from coral_backend.exceptions import EndpointError, InputError, LabelStudioError
+from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.llm.base import abstained
+from coral_backend.llm.prompt import Prompt
+from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.settings import Settings
+from coral_backend.store import Store
+from coral_backend.types import Answer, Flag, Round, RoundStatus, Sample, Source, Stage
+from tests.stand_ins import FakeLabelStudio, annotation, quick_distil
+
+TEXTS = ["good film", "bad film", "very good", "so bad", "good, good", "bad again", "rather good", "not bad but bad"]
+
+
+class CountingLLM:
+    """An annotator that reads the word, errs on task 1, abstains on task 2, and counts what it was asked."""
+
+    name, is_llm = "scripted:test", True
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.demos: list[int] = []
+        self.refuse_after: int | None = None
+
+    def annotate(
+        self,
+        samples: Sequence[Sample],
+        prompt: Prompt,
+        on_answer: Callable[[Sample, Answer], None],
+        check: Callable[[], None],
+    ) -> None:
+        self.demos.append(len(prompt.demos))
+        for sample in samples:
+            check()
+            if self.refuse_after is not None and len(self.asked) >= self.refuse_after:
+                raise EndpointError("401: the key is wrong. Set OPENAI_API_KEY.")
+            self.asked.append(sample.task_id)
+            label = "good" if "good" in sample.text else "bad"
+            if sample.task_id == 1:
+                label = "bad"
+            answer = Answer(None, "?", reason="no label in it") if sample.task_id == 2 else Answer(label, label)
+            on_answer(sample, abstained(sample, self.name) or answer)
+
+
+class World:
+    """A store, a Label Studio in memory, an annotator, and the runner between them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings = Settings.load({}, model_dir=folder, n_demos=2, annotate_chunk=3)
+        self.store = Store(self.settings.store_url)
+        self.studio = FakeLabelStudio({i + 1: {"text": text} for i, text in enumerate(TEXTS)})
+        self.llm = CountingLLM()
+        monkeypatch.setattr("coral_backend.slm.engine.distil", quick_distil)
+        monkeypatch.setattr(rounds, "make_annotator", lambda *_: self.llm)
+        refresh_project(self.store, self.client, 1)
+
+    @property
+    def client(self) -> LabelStudioClient:
+        return cast("LabelStudioClient", self.studio)
+
+    @property
+    def runner(self) -> RoundRunner:
+        return RoundRunner(self.store, self.settings, lambda: self.client)
+
+    def begin(self, *, retrain: bool = False) -> Round:
+        return self.store.create_round(1, self.settings.public(), retrain=retrain)
+
+    def run(self, *, retrain: bool = False) -> Round:
+        return self.runner.run(self.begin(retrain=retrain).id)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, monkeypatch)
+    yield made
+    made.store.close()
+
+
+def test_a_round_labels_flags_and_pushes(world: World) -> None:
+    done = world.run()
+    assert done.status is RoundStatus.DONE
+    assert sorted(world.llm.asked) == list(range(1, 9)), "each text is asked about once, demonstrations included"
+    assert (done.metrics["annotated"], done.metrics["abstained"]) == (7, 1)
+    assert done.metrics["pushed"]["created"] == 8
+    assert world.studio.selected == done.model_version == world.store.project(1).model_version
+    verdicts = {v.task_id: v for v in world.store.verdicts(1, done.id)}
+    assert verdicts[1].flag is not Flag.CLEAN, "the LLM's error is flagged"
+    assert verdicts[2].prediction_label == "bad", "where the LLM abstained the SLM pre-fills"
+    assert verdicts[3].flag is Flag.CLEAN
+    assert {t for (t, version) in world.studio.pushed if version == done.model_version} == set(range(1, 9))
+    assert set(done.metrics["seconds"]) == {"sync", "annotate", "distil", "flag", "push"}
+    assert len(world.studio.view_rows) == 3
+
+
+def test_self_labelled_demonstrations_are_chosen_once_and_kept(world: World) -> None:
+    done = world.run()
+    assert len(done.demos) == 2 or (len(done.demos) == 1 and 2 in world.llm.asked[:2])
+    assert world.llm.demos[0] == 0, "the samples that become demonstrations are asked about without any"
+    assert set(world.llm.demos[1:]) == {len(done.demos)}
+
+
+def test_the_second_round_asks_only_about_what_is_neither_clean_nor_human(world: World) -> None:
+    first = world.run()
+    flags = {v.task_id: v.flag for v in world.store.verdicts(1, first.id)}
+    doubtful = {t for t, flag in flags.items() if flag is not Flag.CLEAN}
+    world.studio.annotations = {1: [annotation(10, "good")]}
+    world.llm.asked.clear()
+    second = world.run()
+    assert second.name == "2"
+    assert set(world.llm.asked) == doubtful - {1}
+    assert len(second.demos) == 2, "distilled selection"
+    verdicts = {v.task_id: v for v in world.store.verdicts(1, second.id)}
+    assert (verdicts[1].label, verdicts[1].source) == ("good", Source.HUMAN)
+    assert second.model_version != first.model_version
+
+
+def test_a_retraining_asks_nobody_and_learns_from_people(world: World) -> None:
+    world.run()
+    world.studio.annotations = {1: [annotation(10, "good")]}
+    world.llm.asked.clear()
+    again = world.run(retrain=True)
+    assert (again.name, world.llm.asked) == ("1.1", [])
+    assert again.metrics["human_labels"] == 1
+    assert again.through_change == world.store.project(1).changes == 1
+    assert again.metrics["agreement"] == {"n": 1, "llm": 0.0, "slm": 1.0}
+
+
+def test_the_same_labels_give_the_same_version_digest(world: World) -> None:
+    first, again = world.run(), world.run(retrain=True)
+    assert str(first.model_version).split("-")[2] == str(again.model_version).split("-")[2]
+
+
+def test_killed_between_two_chunks_it_goes_on_without_asking_twice(world: World) -> None:
+    begun = world.begin()
+    world.runner.advance(begun.id)  # sync
+    world.runner.advance(begun.id)  # the first chunk
+    asked = len(world.llm.asked)
+    assert 0 < asked < 8
+    world.runner.run(begun.id)  # another process
+    assert sorted(world.llm.asked) == list(range(1, 9))
+
+
+def test_a_refusing_endpoint_pauses_the_round_and_keeps_the_answers(world: World) -> None:
+    world.llm.refuse_after = 4
+    begun = world.begin()
+    with pytest.raises(EndpointError):
+        world.runner.run(begun.id)
+    paused = world.store.round(begun.id)
+    assert (paused.status, paused.stage) == (RoundStatus.PAUSED, Stage.ANNOTATE)
+    assert "OPENAI_API_KEY" in str(paused.error)
+    assert len(world.store.llm_labels(1)) == 4
+    world.llm.refuse_after = None
+    world.store.set_round_status(begun.id, RoundStatus.PENDING)
+    assert world.runner.run(begun.id).status is RoundStatus.DONE
+    assert sorted(world.llm.asked) == list(range(1, 9))
+
+
+def test_label_studio_away_leaves_a_round_that_can_go_on(world: World) -> None:
+    begun = world.begin()
+    while world.store.round(begun.id).stage is not Stage.PUSH:
+        world.runner.advance(begun.id)
+    world.studio.down = True
+    with pytest.raises(LabelStudioError):
+        world.runner.run(begun.id)
+    waiting = world.store.round(begun.id)
+    assert (waiting.status, waiting.stage) == (RoundStatus.RUNNING, Stage.PUSH)
+    assert waiting.progress["setbacks"] == 1
+    world.studio.down = False
+    assert world.runner.run(begun.id).metrics["pushed"]["created"] == 8
+
+
+def test_a_push_whose_answer_was_lost_creates_nothing_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = world.begin()
+    while world.store.round(begun.id).stage is not Stage.PUSH:
+        world.runner.advance(begun.id)
+    real, calls = world.studio.select_version, []
+
+    def lose_the_answer(project_id: int, version: str) -> None:
+        calls.append(version)
+        if len(calls) == 1:
+            raise LabelStudioError("The connection was lost.")
+        real(project_id, version)
+
+    monkeypatch.setattr(world.studio, "select_version", lose_the_answer)
+    with pytest.raises(LabelStudioError):
+        world.runner.run(begun.id)
+    done = world.runner.run(begun.id)
+    assert calls[0] == calls[1] == done.model_version
+    assert len(world.studio.pushed) == 8
+
+
+def test_a_label_renamed_under_way_makes_the_round_stale(world: World) -> None:
+    begun = world.begin()
+    while world.store.round(begun.id).stage is not Stage.PUSH:
+        world.runner.advance(begun.id)
+    world.studio.config = world.studio.config.replace("good", "great")
+    over = world.runner.run(begun.id)
+    assert over.status is RoundStatus.STALE
+    assert "label config was changed" in str(over.error)
+    assert world.studio.pushed == {}
+    world.llm.asked.clear()
+    fresh = world.begin()
+    assert fresh.number == 2
+    world.runner.advance(fresh.id)
+    assert world.store.project(1).label_space.labels == ("bad", "great")
+
+
+def test_a_paused_round_stops_at_its_next_step(world: World) -> None:
+    begun = world.begin()
+    world.runner.advance(begun.id)
+    world.store.set_round_status(begun.id, RoundStatus.PAUSED, "somebody asked")
+    assert world.runner.run(begun.id).status is RoundStatus.PAUSED
+    assert world.llm.asked == []
+
+
+def test_an_empty_project_and_one_without_texts_say_so(world: World) -> None:
+    world.studio.tasks = {}
+    with pytest.raises(InputError, match="has no tasks"):
+        world.run()
+    world.studio.tasks = {1: {"content": "x"}, 2: {"text": None}}
+    begun = world.begin()
+    with pytest.raises(InputError, match=r"None of the 2 tasks .* 'text'"):
+        world.runner.run(begun.id)
+    assert world.store.round(begun.id).status is RoundStatus.FAILED
+
+
+def test_one_unreadable_task_does_not_stop_the_others(world: World) -> None:
+    world.studio.tasks[99] = {"text": {"nested": True}}
+    done = world.run()
+    verdict = next(v for v in world.store.verdicts(1, done.id) if v.task_id == 99)
+    assert (verdict.label, verdict.flag, verdict.prediction_label) == (None, Flag.NOISY, None)
+    assert "it must be a text" in str(world.store.llm_labels(1)[99].reason)
+
+
+def test_a_task_deleted_in_label_studio_leaves(world: World) -> None:
+    world.run()
+    del world.studio.tasks[8]
+    again = world.run(retrain=True)
+    assert {v.task_id for v in world.store.verdicts(1, again.id)} == set(range(1, 8))
+
+
+def test_annotations_deleted_unseen_are_found_missing(world: World) -> None:
+    world.studio.annotations = {1: [annotation(10, "good")]}
+    world.run()
+    assert set(world.store.human_labels(1)) == {1}
+    world.studio.annotations = {}
+    world.run(retrain=True)
+    assert world.store.human_labels(1) == {}
+
+
+def test_lost_arrays_cost_a_training_not_the_round(world: World) -> None:
+    begun = world.begin()
+    while world.store.round(begun.id).stage is not Stage.FLAG:
+        world.runner.advance(begun.id)
+    for file in world.settings.model_dir.rglob("arrays.safetensors"):
+        file.unlink()
+    assert world.runner.run(begun.id).status is RoundStatus.DONE
