@@ -92,7 +92,7 @@ def main(ctx: click.Context, debug: bool) -> None:
 @click.option("--gold", help="Its column with the right labels, to measure accuracies.")
 @click.option("--noisy-labels", help="Its column with labels that exist already: they are taken as the annotator's.")
 @click.option("--labels", default="", help="The label set, separated by commas; default: those in the columns.")
-@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Only the first rows.")
+@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Only so many rows, chosen at random.")
 @click.option("--once", is_flag=True, help="End after the round instead of staying up.")
 @click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the round's figures there."

@@ -131,7 +131,10 @@ class Settings(BaseModel):
         default=20, ge=1, alias="CORAL_RETRAIN_AFTER", description="New human labels that start a retraining."
     )
     retrain_seconds: float = Field(
-        default=300.0, ge=0, alias="CORAL_RETRAIN_SECONDS", description="Or quiet seconds after the last, if any is new."
+        default=300.0,
+        ge=0,
+        alias="CORAL_RETRAIN_SECONDS",
+        description="Or quiet seconds after the last, if any is new.",
     )
     reconcile_seconds: float = Field(
         default=300.0, ge=1, alias="CORAL_RECONCILE_SECONDS", description="How often annotations are read back."

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +95,14 @@ def load(
     labels : sequence of str
         The label set; without it, every value of the gold and noisy columns.
     rows : int, optional
-        Take the first so many only.
+        Take so many at random only (always the same ones, in the order of the file: files are often sorted by label).
 
     Raises
     ------
     InputError
         If the file cannot be read, lacks a column, is empty, or has no or too many labels.
     """
-    records = list(_first(_records(path, [c for c in (text, gold, noisy) if c]), rows))
+    records = list(_records(path, [c for c in (text, gold, noisy) if c]))
     if not records:
         raise InputError(f"{path} has no rows.")
     found = tuple(Row(r[text], r.get(gold or ""), r.get(noisy or "")) for r in records)
@@ -115,7 +116,7 @@ def load(
         raise InputError(
             f"{path} gives {len(names)} labels; at most {MAX_LABELS} fit a choice. Is it the right column?"
         )
-    return Corpus(path.name, found, names, dict(definitions or {}))
+    return Corpus(path.name, _some(found, rows), names, dict(definitions or {}))
 
 
 def _labels_of(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -123,11 +124,10 @@ def _labels_of(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(sorted(gold or {row.noisy for row in rows if row.noisy}))
 
 
-def _first(records: Iterator[dict[str, str]], rows: int | None) -> Iterator[dict[str, str]]:
-    for i, record in enumerate(records):
-        if rows is not None and i >= rows:
-            return
-        yield record
+def _some(found: tuple[Row, ...], rows: int | None) -> tuple[Row, ...]:
+    if rows is None or rows >= len(found):
+        return found
+    return tuple(found[i] for i in sorted(random.Random(0).sample(range(len(found)), rows)))
 
 
 def _records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:

@@ -53,7 +53,7 @@ class DemoOptions:
     labels : tuple of str
         The label set; empty takes it from the columns.
     rows : int or None
-        Only the first so many rows.
+        Only so many rows, chosen at random.
     once : bool
         End after the round instead of staying up.
     json_path : Path or None

@@ -36,6 +36,15 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert not any("gold" in task["data"] for task in corpus.tasks()), "gold never reaches Label Studio"
 
 
+def test_some_rows_of_a_sorted_file_have_all_labels_and_are_always_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,gold\n" + "".join(f"t{i},{'a' if i < 500 else 'b'}\n" for i in range(1000)))
+    some = load(path, gold="gold", rows=100)
+    assert len(some.rows) == 100
+    assert {row.gold for row in some.rows} == {"a", "b"}
+    assert some == load(path, gold="gold", rows=100)
+
+
 def test_labels_with_xml_in_them_survive_the_config(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('text,gold\na,"<b> & ""c"""\nb,d\n')
