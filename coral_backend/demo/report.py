@@ -14,7 +14,6 @@ from rich.text import Text
 
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tabs import tab_counts
-from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Round
 
@@ -97,17 +96,18 @@ def table(found: Mapping[str, Any]) -> Table:
     return rows
 
 
-def where_to_look(login: Login, settings: Settings, found: Mapping[str, Any], logs: Path, over: bool) -> RenderableType:
+def where_to_look(login: Login, found: Mapping[str, Any], folder: Path, *, over: bool) -> RenderableType:
     """Return where a person finds the result; the password is shown because this Label Studio is theirs, on loopback."""
-    tabs = ", ".join(f"{title}" for title in found["label_studio"]["tabs"])
     lines = [
-        f"Label Studio   {login.url}/projects/{login.project_id}/data",
-        f"  login        {login.email}  {login.password}",
-        f"  review tabs  {tabs}",
-        "  annotate     open a tab, then the arrow beside the big button: 'Label Tasks As Displayed'",
-        f"CORAL          {settings.public_url} (the ML backend)",
-        f"logs           {logs}",
+        "Where to look",
+        f"  project       {login.url}/projects/{login.project_id}/data",
+        f"  login         {login.email}  {login.password}",
+        f"  review tabs   {', '.join(found['label_studio']['tabs'])}",
+        "  to annotate   open a tab, then the arrow beside the big button: 'Label Tasks As Displayed'",
+        f"  next round    . {folder / 'env'} && .venv/bin/coral round --project {login.project_id}",
+        f"  the file      . {folder / 'env'} && .venv/bin/coral export --project {login.project_id} --output labels.xlsx",
+        f"  logs          {folder / 'logs'}",
     ]
     if over:
         lines.append("All parts are stopped now; `make demo` starts them again over the same data.")
-    return Padding(Text("\n".join(["Where to look", *lines]), no_wrap=True, overflow="ignore"), (1, 0))
+    return Padding(Text("\n".join(lines), no_wrap=True, overflow="ignore"), (1, 0))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ from coral_backend.up import start_processes
 __all__ = ["DemoOptions", "run_demo"]
 
 STATE_FILE = "demo.json"
+ENV_FILE = "env"
 HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -186,9 +188,17 @@ def _environment(folder: Path, label_studio: LabelStudioServer) -> tuple[Setting
         "LABEL_STUDIO_API_KEY": label_studio.api_token(),
         "CORAL_PUBLIC_URL": f"http://{HOST}:{_port(folder)}",
     }
+    _write_env(folder / ENV_FILE, own)
     mine = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")}
     env = {**mine, **own}
     return Settings.load(env), env
+
+
+def _write_env(path: Path, own: Mapping[str, str]) -> None:
+    """Write what makes ``coral round`` and the others work on the demo: ``. .coral/demo/env``. It holds the token."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(f"export {key}={shlex.quote(value)}\n" for key, value in own.items())
 
 
 def _port(folder: Path) -> int:
@@ -279,7 +289,7 @@ def _say(options: DemoOptions, parts: Parts, project: Project, figures: dict[str
         options.json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     console.print(report.table(figures))
     login = report.Login(parts.label_studio.url, project.id, parts.label_studio.email, parts.label_studio.password)
-    console.print(report.where_to_look(login, parts.settings, figures, parts.supervisor.log_dir, options.once))
+    console.print(report.where_to_look(login, figures, options.folder, over=options.once))
 
 
 def _stay(parts: Parts, console: Console) -> None:
