@@ -1,7 +1,7 @@
 """What does the SLM say about every sample, and how sure is it? ``distil`` learns from noisy labels, ``Model`` serves what was learned.
 
-Views of each text are blended: networks fine-tuned by the paper's loop (``training.py``), epoch by epoch, and a linear classifier on its words
-(``lexical.py``). All score a sample without having seen its label, so that their doubt about a label means something.
+Views of each text are blended: networks fine-tuned by the paper's loop (``training.py``), epoch by epoch, and linear classifiers on its
+frozen embedding (``frozen.py``) and on its words (``lexical.py``). All score a sample without having seen its label, so that their doubt about a label means something.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from coral_backend.slm.network import Inputs, TextNetwork, score
 from coral_backend.slm.training import Labels, Ticker, TrainingPlan, divide, given_losses, make_folds, train
 from coral_backend.types import UNLABELED, Floats, Ints, Progress
 from strategies.distillation.blend import Blend, fit_blend
+from strategies.distillation.frozen import FrozenModel, frozen_view
 from strategies.distillation.gmm_split import Split
 from strategies.distillation.lexical import LexicalModel, lexical_view
 
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 HELPFUL = 0.05
 """An SLM must predict the given labels better than the most frequent label by this, or a note says that it could not help."""
 
-PRIOR_WEIGHTS = (0.6, 0.4)
-"""Weights of networks and lexical view that a blend starts from."""
+PRIOR_WEIGHTS = (0.4, 0.3, 0.3)
+"""Weights of networks, frozen and lexical view that a blend starts from."""
 
 WIDTH = 384
 """Width of the encoder whose learning rate ``SLMConfig.learning_rate`` is; wider encoders learn more slowly, in proportion."""
@@ -180,7 +181,7 @@ class Distilled:
     gmm : dict
         ``means``, ``variances``, ``weights`` of the two components, clean first; empty when there was nothing to divide.
     seconds : dict
-        Of ``embedding``, ``lexical``, ``warm-up``, ``training``, ``scoring``.
+        Of ``embedding``, ``frozen``, ``lexical``, ``warm-up``, ``training``, ``scoring``.
     notes : list of str
         What a person should know, in sentences.
     """
@@ -253,22 +254,26 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
     ticker = Ticker(progress, _work(len(given), n_labelled, plan))
     inputs = Inputs(encoder, halves, corpus.texts, _counter(ticker, "embedding"))
     watch.lap("embedding")
+    embeddings = encoder.embed(corpus.texts, _counter(ticker, "embedding"))
+    frozen_log_probs, frozen = frozen_view(embeddings, given, corpus.n_classes)
+    watch.lap("frozen")
     lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
     watch.lap("lexical")
     folds = make_folds(given, plan.n_folds, np.random.default_rng(plan.seed))
     labels = Labels(given, corpus.trusted, folds, corpus.n_classes)
     trained = train(inputs, halves, labels, plan, ticker)
     watch.lap(None)
-    log_probs = _blend(trained.views, lexical_log_probs, given).log_probs([*trained.views, lexical_log_probs])
-    blend = _blend(
-        trained.views[-1:], lexical_log_probs, given
-    )  # new texts are read by the networks as they are at the end
+    cheap = [frozen_log_probs, lexical_log_probs]
+    log_probs = _blend(trained.views, cheap, given).log_probs([*trained.views, *cheap])
+    # New texts are read by the networks as they are at the end.
+    blend = _blend(trained.views[-1:], cheap, given)
     p_clean, split = _p_clean(corpus, log_probs, plan)
     _, features = score(trained.networks[0], inputs, range(len(inputs)), lambda n: ticker.tick(n, stage="scoring"))
     model = Model(
         encoder,
         halves,
         trained.networks,
+        frozen=frozen,
         lexical=lexical,
         blend=blend,
         split=split,
@@ -296,7 +301,7 @@ def frozen_layers(encoder: Encoder, share: float) -> int:
 
 def _work(n: int, n_labelled: int, plan: TrainingPlan) -> int:
     """Return about how many texts will be passed: read, learned in each epoch by all networks but one, and scored."""
-    return 2 * n + (plan.warmup_epochs + plan.epochs) * (plan.n_folds - 1) * n_labelled
+    return 3 * n + (plan.warmup_epochs + plan.epochs) * (plan.n_folds - 1) * n_labelled
 
 
 def _counter(ticker: Ticker, stage: str) -> Callable[[int, int], None]:
@@ -317,11 +322,11 @@ def _lexical(corpus: Corpus, seed: int, ticker: Ticker) -> tuple[Floats, Lexical
     return lexical_view(corpus.texts, corpus.given, corpus.n_classes, rng=rng, progress=_counter(ticker, "lexical"))
 
 
-def _blend(network_views: Sequence[Floats], lexical_log_probs: Floats, given: Ints) -> Blend:
+def _blend(network_views: Sequence[Floats], cheap_views: Sequence[Floats], given: Ints) -> Blend:
     """Fit a blend on all given labels; a human's counts as one like any other, so that the average sample stays calibrated."""
     rows = given != UNLABELED
-    views = [view[rows] for view in (*network_views, lexical_log_probs)]
-    prior = [PRIOR_WEIGHTS[0] / len(network_views)] * len(network_views) + [PRIOR_WEIGHTS[1]]
+    views = [view[rows] for view in (*network_views, *cheap_views)]
+    prior = [PRIOR_WEIGHTS[0] / len(network_views)] * len(network_views) + list(PRIOR_WEIGHTS[1:])
     return fit_blend(views, given[rows], np.ones(int(rows.sum())), prior)
 
 
@@ -364,7 +369,7 @@ def _notes(corpus: Corpus, log_probs: Floats) -> list[str]:
 class Model:
     """A trained SLM for texts it has not seen. Its probabilities on its own training rows are no score of anything.
 
-    ``probs`` are those of the blend: the networks' mean log-probabilities and the lexical view.
+    ``probs`` are those of the blend: the networks' mean log-probabilities, the frozen and the lexical view.
     """
 
     def __init__(
@@ -373,6 +378,7 @@ class Model:
         halves: Halves,
         networks: list[TextNetwork],
         *,
+        frozen: FrozenModel,
         lexical: LexicalModel,
         blend: Blend,
         split: Split | None,
@@ -380,7 +386,7 @@ class Model:
         config: SLMConfig,
     ) -> None:
         self.encoder, self.halves, self.networks = encoder, halves, networks
-        self.lexical, self.blend, self.split = lexical, blend, split
+        self.frozen, self.lexical, self.blend, self.split = frozen, lexical, blend, split
         self.n_classes, self.config = n_classes, config
 
     def predict(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
@@ -390,7 +396,8 @@ class Model:
         inputs, rows = Inputs(self.encoder, self.halves, texts), range(len(texts))
         scored = [score(network, inputs, rows) for network in self.networks]
         mean = np.mean([log_probs for log_probs, _ in scored], axis=0)
-        return _probabilities(self.blend.log_probs([mean, self.lexical.log_probs(texts)])), scored[0][1]
+        frozen = self.frozen.log_probs(self.encoder.embed(texts))
+        return _probabilities(self.blend.log_probs([mean, frozen, self.lexical.log_probs(texts)])), scored[0][1]
 
     def p_clean(self, losses: Floats) -> Floats:
         """Return the posterior that labels with these losses are clean, under the mixture of the training.
@@ -427,9 +434,10 @@ class Model:
             for i, network in enumerate(self.networks)
             for name, tensor in network.state_dict().items()
         }
+        frozen = {"weights": self.frozen.weights, "bias": self.frozen.bias}
         lexical = {name: getattr(self.lexical, name) for name in ("columns", "idf", "weights", "bias")}
         blend = {"weights": self.blend.weights, "bias": self.blend.bias}
-        write_model(folder, facts, {"networks": networks, "lexical": lexical, "blend": blend})
+        write_model(folder, facts, {"networks": networks, "frozen": frozen, "lexical": lexical, "blend": blend})
 
     @classmethod
     def load(cls, folder: Path) -> Model:
@@ -465,6 +473,7 @@ class Model:
             encoder,
             halves,
             networks,
+            frozen=FrozenModel(**tensors["frozen"]),
             lexical=lexical,
             blend=blend,
             split=Split.from_json(facts["gmm"], np.zeros(0)) if facts["gmm"] else None,
