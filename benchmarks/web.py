@@ -159,7 +159,17 @@ def make_project(folder: Path, tasks: int) -> None:
     lease = store.take_lease(f"round-{begun.id}")
     assert lease is not None
     verdicts = [
-        Verdict(i, "positive", 0.9, Source.LLM, Flag.CLEAN, i, prediction_label="positive", prediction_score=0.9)
+        Verdict(
+            i,
+            "positive",
+            0.9,
+            Source.LLM,
+            Flag.CLEAN,
+            rank=i,
+            prediction_label="positive",
+            prediction_score=0.9,
+            content_hash=Sample(i, _text(i)).content_hash,
+        )
         for i in ids
     ]
     store.put_verdicts(1, begun.id, verdicts, lease)

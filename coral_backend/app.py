@@ -271,12 +271,9 @@ def _look_at_database() -> Json:
 def _look_at_queue() -> Json:
     from coral_backend import queue
 
-    redis = queue.connect(context().settings)
-    try:
-        found = queue.workers(redis)
-        return {"workers": [{"name": w.name, "queues": list(w.queues), "state": w.state} for w in found]}
-    finally:
-        redis.close()
+    # The client is the process's own, and the nudger's thread may be using it now: it stays open.
+    found = queue.workers(queue.connect(context().settings))
+    return {"workers": [{"name": w.name, "queues": list(w.queues), "state": w.state} for w in found]}
 
 
 # --- errors and what surrounds a request ------------------------------------------------------------------------------

@@ -38,6 +38,12 @@ Nudge: TypeAlias = Callable[[int], None]
 MAX_ID = 2**31 - 1
 """The largest id that Label Studio and both databases can hold."""
 
+ANNOTATORS = ("auto", "openai", "embedded", "recorded")
+"""What ``CORAL_ANNOTATOR`` may be."""
+
+PATH_OPTIONS = frozenset({"task_strategy", "slm_model"})
+"""Options whose value may also be a path, or a name to download: not for Label Studio to choose."""
+
 SHOWN_PROBLEMS = 10
 """How many bad items of a request its answer describes; the others are counted."""
 
@@ -180,8 +186,9 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
         serving = self._serving_round(project)
         predictions = self._predictions(project, serving, known) if serving is not None and known else {}
         unknown = [sample for sample in known if (sample.task_id, sample.content_hash) not in predictions]
-        # After a change of the config only the next round can label anything.
-        self._note_quietly(project, unknown, wanted=serving is not None or project.active_round is None)
+        # After a change of the config only a round can label anything.
+        wanted = project.active_round is None or self._will_be_labelled(project, serving)
+        self._note_quietly(project, unknown, wanted=wanted)
         return [predictions.get((s.task_id, s.content_hash), []) if s is not None else [] for s in samples]
 
     def _sample(self, project: Project, task: Any) -> Sample | None:
@@ -199,12 +206,17 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
         same = self.store.round(project.active_round).config_hash == project.config_hash
         return project.active_round if same else None
 
+    def _will_be_labelled(self, project: Project, serving: int | None) -> bool:
+        """Say whether noting a task as wanted gets it a label: from the round that serves, or after the one under way.
+
+        A round under way may have read the tasks already, so that it does not take this one along.
+        """
+        return serving is not None or self.store.active_round(project.id) is not None
+
     def _predictions(self, project: Project, round_id: int, samples: Sequence[Sample]) -> dict[tuple[int, str], Json]:
-        """Return the predictions by task id and content hash: one made for another text of the task does not count."""
-        ids = {sample.task_id for sample in samples}
-        hashes = {stored.task_id: stored.content_hash for stored in self.store.samples(project.id, ids)}
-        verdicts = self.store.verdicts(project.id, round_id, ids)
-        return {(v.task_id, hashes[v.task_id]): _prediction(project, v) for v in verdicts if v.task_id in hashes}
+        """Return the predictions by task id and the hash of the text that was judged, which may be an older one."""
+        verdicts = self.store.verdicts(project.id, round_id, {sample.task_id for sample in samples})
+        return {(v.task_id, v.content_hash): _prediction(project, v) for v in verdicts if v.content_hash is not None}
 
     def _note_quietly(self, project: Project, samples: Sequence[Sample], *, wanted: bool) -> None:
         """Note samples for the worker; if the database refuses, the predictions that we have are answered all the same."""
@@ -303,8 +315,8 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
         _, problems = _ids(tasks, "task")
         samples = [sample for task in tasks if (sample := self._sample(project, task)) is not None]
         _refuse_if_all_bad(samples, problems)
-        # Without a round that serves, the next one takes them along.
-        new = self._note(project, samples, wanted=self._serving_round(project) is not None)
+        # With no round at all there is no mark: the first one takes them along.
+        new = self._note(project, samples, wanted=self._will_be_labelled(project, self._serving_round(project)))
         return {"received": len(samples), "changed": new, **_problem_report(problems)}
 
     def _drop_tasks(self, project: Project, data: Json) -> Json:
@@ -363,18 +375,19 @@ def connect_project(
     title : str or None
         None keeps the one it has.
     options : mapping or None
-        All of the project's own settings, by field name; None keeps those it has.
+        All of the project's own settings, by field name, as Label Studio says them; None keeps those it has.
 
     Raises
     ------
     LabelConfigError
         If `label_config` has no control that CORAL serves; what was stored stays.
     InputError
-        If an option does not exist, is a secret, or is out of range.
+        If an option does not exist, is a secret or out of range, or names a file or model that neither this process's
+        settings nor the project's stored options name.
     """
     old = _known_project(store, project_id)
     if options is not None:
-        _check_options(settings, options)
+        _check_options(settings, options, old.options if old is not None else {})
     kept_title = old.title if old is not None else f"Project {project_id}"
     kept_options = old.options if old is not None else {}
     new = Project(
@@ -480,11 +493,39 @@ def _known_project(store: Store, project_id: int) -> Project | None:
         return None
 
 
-def _check_options(settings: Settings, options: Mapping[str, Any]) -> None:
+def _check_options(settings: Settings, options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Refuse options that a round would fail on, and paths: whoever may edit the backend in Label Studio writes them.
+
+    A path in `stored` was named by whoever runs CORAL (``coral connect``), and comes back through Label Studio.
+    """
     try:
         settings.with_options(options)
     except SettingsError as error:  # the caller's mistake here, not this process's
         raise InputError(str(error)) from None
+    for name, known in _known_names(options).items():
+        value, variable = options[name], Settings.model_fields[name].alias
+        trusted = (getattr(settings, name), stored.get(name)) if name in PATH_OPTIONS else ()
+        if value in known or value in trusted:
+            continue
+        cure = (
+            f" For a file or model of your own set {variable} in CORAL's environment." if name in PATH_OPTIONS else ""
+        )
+        raise InputError(f"Project option {name} is {_shown(value)}. Allowed: {', '.join(known)}.{cure}")
+
+
+def _known_names(options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return, for each of `options` that is a name, the names that exist."""
+    from strategies import tasks
+    from strategies.demonstration import DEMONSTRATIONS
+
+    known: dict[str, Sequence[str]] = {
+        "annotator": ANNOTATORS,
+        "task_strategy": ("auto", *tasks.names()),
+        "first_demonstration": DEMONSTRATIONS.names(),
+        "demonstration": DEMONSTRATIONS.names(),
+        "slm_model": ("embedded",),
+    }
+    return {name: names for name, names in known.items() if name in options}
 
 
 def _same_project(old: Project, new: Project) -> bool:

@@ -13,15 +13,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral_backend import corpus_arrays
+from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, UnavailableError
+from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.llm.base import make_annotator
 from coral_backend.rounds import lazy_embed, model_folder, prompt_for, settings_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
-from coral_backend.types import UNLABELED, Answer, Flag, Floats, Ints, Project, Round, Sample, Source, Verdict
+from coral_backend.types import (
+    UNLABELED,
+    Answer,
+    Flag,
+    Floats,
+    Ints,
+    Project,
+    Round,
+    RoundStatus,
+    Sample,
+    Source,
+    Verdict,
+)
 
 logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 60.0
+"""After Label Studio or another part was away."""
+PERSON_SECONDS = 900.0
+"""After a failure that a person must mend, or the next round does."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +56,61 @@ class NewAnswers:
 def catch_up(store: Store, settings: Settings, connect: Callable[[], LabelStudioClient], project_id: int) -> int:
     """Label, judge and push the wanted tasks of a project; return how many were pushed.
 
-    Nothing is done while a round is active: it takes these tasks along.
+    Nothing is done while a round runs: it takes these tasks along. After a failure the tasks stay wanted and wait, long where
+    a person must act first (wrong key, damaged model).
     """
     wanted = store.wanted(project_id)
-    if not wanted or store.active_round(project_id) is not None or not _config_serves(store, project_id):
+    if not wanted or not catch_up_is_possible(store, store.project(project_id)):
         return 0
     lease = store.take_lease(f"catch-up-{project_id}")
     if lease is None:
         return 0
     try:
-        project = store.project(project_id)
-        work = CatchUp(store, settings_for(settings, project), project, lease)
-        verdicts = work.verdicts(wanted)
-        rows = [prediction_row(project.label_space, project.model_version, v) for v in verdicts if v.prediction_label]
-        pushed = connect().push_predictions(project_id, rows)
-        store.answered(project_id, wanted)
-        logger.info("project %d: caught up with %d tasks, pushed %d", project_id, len(wanted), pushed.created)
-        return pushed.created
+        with kept_alive(store, lease):
+            return _catch_up(store, settings, connect, wanted, lease, project_id=project_id)
+    except CoralError as error:
+        wait = RETRY_SECONDS if isinstance(error, UnavailableError) else PERSON_SECONDS
+        store.delay_catch_up(project_id, PERSON_SECONDS if isinstance(error, EndpointError) else wait, str(error))
+        raise
     finally:
         store.drop_lease(lease)
 
 
-def _config_serves(store: Store, project_id: int) -> bool:
-    """Say whether the serving round's labels are of the project's present config; a changed one needs a new round."""
+def _catch_up(
+    store: Store,
+    settings: Settings,
+    connect: Callable[[], LabelStudioClient],
+    wanted: Sequence[int],
+    lease: Lease,
+    *,
+    project_id: int,
+) -> int:
     project = store.project(project_id)
+    work = CatchUp(store, settings_for(settings, project), project, lease)
+    edited, new = work.unjudged(wanted)
+    verdicts = work.verdicts(edited + new)
+    rows = [prediction_row(project.label_space, project.model_version, v) for v in verdicts if v.prediction_label]
+    now = store.project(project_id)
+    if (now.model_version, now.config_hash) != (project.model_version, project.config_hash):
+        return 0  # a round was quicker: its tasks are not wanted any more, the others are tried again under its version
+    client = connect()
+    if edited:
+        client.delete_task_predictions(project_id, edited)  # those are about another text
+    pushed = client.push_predictions(project_id, rows)
+    store.answered(project_id, wanted)
+    logger.info("project %d: caught up with %d tasks, pushed %d", project_id, len(wanted), pushed.created)
+    return pushed.created
+
+
+def catch_up_is_possible(store: Store, project: Project) -> bool:
+    """Say whether tasks can be labelled outside a round now.
+
+    Not while one runs (a paused one does not stand in the way), and not when the label config has changed since the round
+    that serves: its labels are others.
+    """
+    active = store.active_round(project.id)
+    if active is not None and active.status is not RoundStatus.PAUSED:
+        return False
     return project.active_round is None or store.round(project.active_round).config_hash == project.config_hash
 
 
@@ -72,6 +122,19 @@ class CatchUp:
     settings: Settings
     project: Project
     lease: Lease
+
+    def unjudged(self, task_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the tasks whose text was edited since their verdict, and those without one.
+
+        What was judged as it stands is left alone: the SLM was trained on it, and would now score its own memory.
+        """
+        if self.project.active_round is None:
+            return [], list(task_ids)
+        judged = self.store.verdicts(self.project.id, self.project.active_round, task_ids)
+        hashes = {verdict.task_id: verdict.content_hash for verdict in judged}
+        samples = self.store.samples(self.project.id, task_ids)
+        edited = [s.task_id for s in samples if s.task_id in hashes and hashes[s.task_id] != s.content_hash]
+        return edited, [s.task_id for s in samples if s.task_id not in hashes]
 
     def verdicts(self, task_ids: Sequence[int]) -> list[Verdict]:
         """Annotate and judge tasks; those without a readable text are passed over."""
@@ -106,7 +169,10 @@ class CatchUp:
         folder = corpus_arrays.round_folder(self.settings, serving)
         arrays = corpus_arrays.load_arrays(folder)
         if arrays is None:
-            return []
+            raise ModelFileError(
+                f"The SLM's arrays of round {serving.name} are missing in {folder}; new tasks cannot be judged. "
+                "Run coral round --retrain, and look whether all workers share one MODEL_DIR."
+            )
         model, project = Model.load(model_folder(self.settings, serving)), self.project
         probs, features = model.predict([s.text for s in samples])
         answers, human = self.store.llm_labels(project.id), self.store.human_labels(project.id)
@@ -130,7 +196,17 @@ def _first_answers(project: Project, samples: Sequence[Sample], answers: dict[in
     """Before the first round there is no SLM: the annotator's label pre-fills the form, without a score."""
     space = project.label_space
     return [
-        Verdict(s.task_id, a.label, None, Source.LLM, Flag.NOISY, 0, prediction_label=a.label, llm_label=a.label)
+        Verdict(
+            s.task_id,
+            a.label,
+            None,
+            Source.LLM,
+            Flag.NOISY,
+            rank=0,
+            prediction_label=a.label,
+            llm_label=a.label,
+            content_hash=s.content_hash,
+        )
         for s in samples
         if (a := answers.get(s.task_id)) is not None and a.label in space.labels
     ]

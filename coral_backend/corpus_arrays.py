@@ -7,6 +7,7 @@ and a round that has lost them trains again.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from coral_backend.types import (
     Ints,
     Project,
     Round,
+    RoundStatus,
     Sample,
     Source,
     Verdict,
@@ -74,6 +76,7 @@ class Table:
     llm_labels: Ints
     llm_confidence: Floats
     human_labels: Ints
+    content_hashes: list[str]
 
     @property
     def size(self) -> int:
@@ -121,14 +124,19 @@ def tabulate(
         np.array([index(a.label) for a in llm], dtype=np.int64),
         np.array([np.nan if a.confidence is None else a.confidence for a in llm], dtype=float),
         np.array([index(human[s.task_id].label) if s.task_id in human else UNLABELED for s in samples], dtype=np.int64),
+        [s.content_hash for s in samples],
     )
 
 
 def round_folder(settings: Settings, current: Round) -> Path:
     """Return the folder of a round's files, made if it is missing."""
-    folder = settings.model_dir / "projects" / str(current.project_id) / f"round-{current.id}"
+    folder = _folder(settings, current)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def _folder(settings: Settings, current: Round) -> Path:
+    return settings.model_dir / "projects" / str(current.project_id) / f"round-{current.id}"
 
 
 def save_arrays(folder: Path, task_ids: Ints, answers: SLMAnswers) -> None:
@@ -151,6 +159,21 @@ def load_arrays(folder: Path) -> Arrays | None:
         return Arrays(**load_file(folder / ARRAYS_FILE))
     except (FileNotFoundError, SafetensorError, TypeError):
         return None
+
+
+def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int:
+    """Remove models and arrays of all rounds but the serving, the newest done and the active ones; return how many."""
+    rounds = store.rounds(project_id)
+    done = [r for r in rounds if r.status is RoundStatus.DONE][: settings.keep_versions]
+    keep = {r.id for r in done} | {r.id for r in rounds if r.finished_at is None}
+    keep |= {store.project(project_id).active_round or 0}
+    removed = 0
+    for current in rounds:
+        folder = _folder(settings, current)
+        if current.id not in keep and folder.exists():
+            shutil.rmtree(folder)
+            removed += 1
+    return removed
 
 
 def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> list[Verdict]:
@@ -178,6 +201,7 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
             llm_label=_name(labels, llm[i]),
             p_clean=_number(arrays.p_clean[r]),
             loss=_number(arrays.losses[r]),
+            content_hash=table.content_hashes[known[i]],
         )
         for i, r in enumerate(rows)
     ]
@@ -209,6 +233,7 @@ def _unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: i
             source=Source.HUMAN if s.task_id in human else None,
             flag=Flag.NOISY,
             rank=last + 1 + i,
+            content_hash=s.content_hash,
         )
         for i, s in enumerate(samples)
     ]

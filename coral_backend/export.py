@@ -204,6 +204,8 @@ def _rows(
     for sample in store.samples(project.id):
         task_id = sample.task_id
         verdict = verdicts.get(task_id)
+        if verdict is not None and verdict.content_hash != sample.content_hash:
+            verdict = None  # it judged another text, that somebody has changed since
         if clean_only and task_id not in human and (verdict is None or verdict.flag is not Flag.CLEAN):
             continue
         asked = {f"llm_label_r{number}": history.get(task_id, {}).get(number) for number in numbers}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from redis import Redis
 
-from coral_backend import queue
+from coral_backend import corpus_arrays, queue
 from coral_backend.catch_up import catch_up as run_catch_up
 from coral_backend.exceptions import (
     ConflictError,
@@ -51,7 +51,8 @@ QUEUE_OF = {
     Stage.FLAG: "push",
     Stage.PUSH: "push",
 }
-TIMEOUT_SECONDS = {"events": 900, "llm": 3600, "train": 24 * 3600, "push": 3600}
+TIMEOUT_SECONDS = {"events": 3600, "llm": 24 * 3600, "train": 24 * 3600, "push": 3 * 3600}
+"""Only for a job that hangs: what is slow reports its progress, and can be paused."""
 NICE = 10
 """A round gives way to the web process on the same machine: the webhook's p99 is 22 ms instead of 99 while it trains
 (``benchmarks/web.py --load --nice 10``)."""
@@ -158,7 +159,11 @@ def _go_on(settings: Settings, current: Round) -> None:
 def catch_up(project_id: int) -> int:
     """Label and push the tasks that Label Studio asked for; return how many were pushed."""
     with _context() as (settings, store):
-        return run_catch_up(store, settings, lambda: client_for(settings), project_id)
+        try:
+            return run_catch_up(store, settings, lambda: client_for(settings), project_id)
+        except CoralError as error:
+            logger.warning("project %d: new tasks wait: %s", project_id, error)
+            return 0
 
 
 def read_back(project_id: int) -> int:
@@ -168,6 +173,7 @@ def read_back(project_id: int) -> int:
             return reconcile(store, client_for(settings), store.project(project_id))
         except LabelStudioError as error:
             logger.warning("project %d: annotations could not be read back: %s", project_id, error)
+            store.mark_reconciled(project_id)  # tried: the next try is due after the usual while, not at the next tick
             return 0
 
 
@@ -175,6 +181,7 @@ def sweep(project_id: int) -> int:
     """Delete prediction versions older than the newest ``keep_versions`` from Label Studio; return how many."""
     with _context() as (settings, store):
         done = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and r.model_version]
+        corpus_arrays.remove_old_folders(settings, store, project_id)
         keep = {str(r.model_version) for r in done[: settings.keep_versions]} | {
             store.project(project_id).model_version
         }

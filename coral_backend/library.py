@@ -218,17 +218,18 @@ class Coral:
         ------
         NotFoundError
             If the project has no finished round.
+        ConflictError
+            If the label config was changed since that round.
         ModelFileError
             If the model of that round is missing or damaged.
         """
         project = self.store.project(self.project_id)
-        if project.active_round is None:
-            raise NotFoundError(f"Project {project.id} has no finished round. Run one: coral.run_round().")
+        serving = self._serving_round(project)
         samples = [self._sample(project, task) for task in tasks]
-        found = self._verdicts(project, [s for s in samples if s.task_id])
+        found = self._verdicts(project, serving, [s for s in samples if s.task_id])
         said = [found.get((s.task_id, s.content_hash)) for s in samples]
         new = [s for s, known in zip(samples, said, strict=True) if known is None and s.problem is None]
-        asked = iter(self._ask_slm(project, new))
+        asked = iter(self._ask_slm(project, serving, new))
         return [
             known or (Prediction(None, None, None, sample.problem) if sample.problem else next(asked))
             for sample, known in zip(samples, said, strict=True)
@@ -243,6 +244,18 @@ class Coral:
             connecting.their_project(self.client, self.project_id)
             return refresh_project(self.store, self.client, self.project_id)
 
+    def _serving_round(self, project: Project) -> Round:
+        """Return the round that serves; its labels, and its model's class numbers, are of the config it was run under."""
+        if project.active_round is None:
+            raise NotFoundError(f"Project {project.id} has no finished round. Run one: coral.run_round().")
+        serving = self.store.round(project.active_round)
+        if serving.config_hash != project.config_hash:
+            raise ConflictError(
+                f"The label config of project {project.id} was changed since round {serving.name}, whose labels and model "
+                "no longer fit it. Run a new round: coral.run_round()."
+            )
+        return serving
+
     def _sample(self, project: Project, task: str | Mapping[str, Any]) -> Sample:
         """Return our row; the id 0 stands for a text that is no task."""
         own = settings_for(self.settings, project)
@@ -251,25 +264,22 @@ class Coral:
             project.label_space, {"id": 0, **given}, recorded_key=own.recorded_key, max_chars=own.max_text_chars
         )
 
-    def _verdicts(self, project: Project, samples: Sequence[Sample]) -> dict[tuple[int, str], Prediction]:
-        """Return the verdicts by task id and content: one about another text of the task does not count."""
-        assert project.active_round is not None
-        ids = {sample.task_id for sample in samples}
-        hashes = {stored.task_id: stored.content_hash for stored in self.store.samples(project.id, ids)}
-        verdicts = self.store.verdicts(project.id, project.active_round, ids)
+    def _verdicts(
+        self, project: Project, serving: Round, samples: Sequence[Sample]
+    ) -> dict[tuple[int, str], Prediction]:
+        """Return the verdicts by task id and the hash of the text that was judged, which may be an older one."""
+        verdicts = self.store.verdicts(project.id, serving.id, {sample.task_id for sample in samples})
         return {
-            (v.task_id, hashes[v.task_id]): Prediction(v.label, v.score, v.source)
+            (v.task_id, v.content_hash): Prediction(v.label, v.score, v.source)
             for v in verdicts
-            if v.task_id in hashes and v.label is not None
+            if v.content_hash is not None and v.label is not None
         }
 
-    def _ask_slm(self, project: Project, samples: Sequence[Sample]) -> list[Prediction]:
+    def _ask_slm(self, project: Project, serving: Round, samples: Sequence[Sample]) -> list[Prediction]:
         if not samples:
             return []
         from coral_backend.slm.engine import Model  # torch, only where it is needed
 
-        assert project.active_round is not None
-        serving = self.store.round(project.active_round)
         model = Model.load(model_folder(settings_for(self.settings, project), serving))
         probs, _ = model.predict([sample.text for sample in samples])
         best = probs.argmax(axis=1)

@@ -29,9 +29,11 @@ from coral_backend.exceptions import (
     LeaseLostError,
     RoundStopped,
     SettingsError,
+    TrainingError,
     UnavailableError,
 )
-from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.heartbeat import kept_alive
+from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
@@ -159,7 +161,7 @@ class RoundRunner:
         if lease is None:
             raise ConflictError(f"Another worker is on round {round_id}; follow it with: coral status.")
         try:
-            with self._told(round_id, lease):
+            with kept_alive(self.store, lease), self._told(round_id, lease):
                 self._step(round_id, lease)
         finally:
             self.store.drop_lease(lease)
@@ -173,8 +175,10 @@ class RoundRunner:
         following = self._stages[stage](step)
         if following is None:
             return
-        metrics = _add_seconds(self.store.round(round_id).metrics, stage, time.monotonic() - began)
-        self.store.update_round(round_id, lease, stage=following, metrics=metrics, error=None)
+        after = self.store.round(round_id)
+        metrics = _add_seconds(after.metrics, stage, time.monotonic() - began)
+        progress = {key: entry for key, entry in after.progress.items() if key != "setbacks"}
+        self.store.update_round(round_id, lease, stage=following, metrics=metrics, progress=progress, error=None)
         logger.info("project %d round %s: %s, then %s", project.id, current.name, stage, following)
 
     @contextmanager
@@ -187,30 +191,32 @@ class RoundRunner:
         except LeaseLostError:
             raise
         except EndpointError as error:
-            self._end(round_id, RoundStatus.PAUSED, error)
+            self._end(round_id, lease, RoundStatus.PAUSED, error)
             raise
         except UnavailableError as error:
             self._set_back(round_id, lease, error)
             raise
         except CoralError as error:
-            self._end(round_id, RoundStatus.FAILED, error)
+            self._end(round_id, lease, RoundStatus.FAILED, error)
             raise
         except Exception as error:
-            self._end(round_id, RoundStatus.FAILED, CoralError(f"Unexpected {type(error).__name__}; see the log."))
+            self._end(
+                round_id, lease, RoundStatus.FAILED, CoralError(f"Unexpected {type(error).__name__}; see the log.")
+            )
             raise
 
-    def _end(self, round_id: int, status: RoundStatus, error: CoralError) -> None:
+    def _end(self, round_id: int, lease: Lease, status: RoundStatus, error: CoralError) -> None:
         current = self.store.round(round_id)
         if current.status in (RoundStatus.PENDING, RoundStatus.RUNNING):
             logger.warning("project %d round %s: %s: %s", current.project_id, current.name, status, error)
-            self.store.set_round_status(round_id, status, str(error))
+            self.store.set_round_status(round_id, status, str(error), lease=lease)
 
     def _set_back(self, round_id: int, lease: Lease, error: UnavailableError) -> None:
         """Keep the round alive while a part is away; the ticker tries again, and pauses it after many setbacks."""
         current = self.store.round(round_id)
         setbacks = int(current.progress.get("setbacks", 0)) + 1
         if setbacks > MAX_SETBACKS:
-            self._end(round_id, RoundStatus.PAUSED, error)
+            self._end(round_id, lease, RoundStatus.PAUSED, error)
             return
         progress = {**current.progress, "setbacks": setbacks}
         self.store.update_round(round_id, lease, progress=progress, error=str(error))
@@ -279,14 +285,25 @@ class RoundRunner:
         folder = corpus_arrays.round_folder(step.settings, step.round)
         arrays = corpus_arrays.load_arrays(folder)
         if arrays is None:
-            logger.warning("round %s: the SLM's arrays are missing; it is trained again", step.round.name)
-            return Stage.DISTIL
+            return self._train_again(step)
         verdicts = corpus_arrays.verdicts(self.store, step.project, arrays, step.settings.p_threshold)
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
         metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
         self._reporter(step)(len(verdicts), len(verdicts), metrics["flags"], last=True)
         return Stage.PUSH
+
+    def _train_again(self, step: Step) -> Stage:
+        """Go back to the training, once: arrays that are missing again are another machine's."""
+        if step.round.progress.get("trained_again"):
+            raise TrainingError(
+                f"Round {step.round.name}: the SLM's arrays are missing again after a second training. "
+                "All workers must share one MODEL_DIR; look whether they do, then start a new round."
+            )
+        logger.warning("round %s: the SLM's arrays are missing; it is trained again", step.round.name)
+        progress = {**step.round.progress, "trained_again": True}
+        self.store.update_round(step.round.id, step.lease, progress=progress)
+        return Stage.DISTIL
 
     def _push(self, step: Step) -> None:
         """Push the verdicts as predictions of one new version, select it, and put the review tabs right."""
@@ -297,6 +314,7 @@ class RoundRunner:
                 step.round.id,
                 RoundStatus.STALE,
                 "The label config was changed while the round ran; nothing was pushed. Start a new round.",
+                lease=step.lease,
             )
             raise RoundStopped(f"Round {step.round.name} is stale: the label config was changed while it ran.")
         verdicts = self.store.verdicts(project_id, step.round.id)
@@ -306,6 +324,7 @@ class RoundRunner:
         report = self._reporter(step)
         report(0, len(rows), {"version": version})
         pushed = client.push_predictions(project_id, rows, report)
+        self.store.update_round(step.round.id, step.lease)  # raises if somebody stopped the round meanwhile
         if rows:
             client.select_version(project_id, version)
         tabs = assert_tabs(client, project_id, version, text_key=project.label_space.text_key)
@@ -316,9 +335,19 @@ class RoundRunner:
             "present": pushed.present,
         }
         metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
-        report(len(rows), len(rows), {"version": version}, last=True)
-        self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, "tabs": tabs})
+        try:
+            report(len(rows), len(rows), {"version": version}, last=True)
+            self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, "tabs": tabs})
+        except RoundStopped:
+            self._show_serving(client, project)
+            raise
         logger.info("project %d round %s: pushed %d of %d", project_id, step.round.name, pushed.created, pushed.sent)
+
+    def _show_serving(self, client: LabelStudioClient, project: Project) -> None:
+        """Have Label Studio show the version that serves: the round was stopped after its own had been selected."""
+        if project.active_round is not None:
+            client.select_version(project.id, project.model_version)
+            assert_tabs(client, project.id, project.model_version, text_key=project.label_space.text_key)
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
@@ -399,10 +428,11 @@ class RoundRunner:
         chosen = [samples[i] for i in index]
         prompt = prompt_for(step.settings, step.project, ())
         answers = self.store.llm_labels(step.project.id)
-        missing = [s for s in chosen if s.task_id not in answers]
+        human = self.store.human_labels(step.project.id)
+        missing = [s for s in chosen if s.task_id not in answers and s.task_id not in human]
         self._ask(step, annotator, prompt, missing, done=0, total=len(missing))
-        answers = self.store.llm_labels(step.project.id)
-        labels = ((s.text, answers[s.task_id].label) for s in chosen if s.task_id in answers)
+        said: dict[int, Answer | HumanLabel] = {**self.store.llm_labels(step.project.id), **human}
+        labels = ((s.text, said[s.task_id].label) for s in chosen if s.task_id in said)
         return tuple(Demo(text, label) for text, label in labels if label in space.labels)
 
     def _reporter(self, step: Step) -> Reporter:
@@ -452,17 +482,30 @@ def refresh_project(store: Store, client: LabelStudioClient, project_id: int) ->
 
 def reconcile(store: Store, client: LabelStudioClient, project: Project) -> int:
     """Read annotations back from Label Studio, which never repeats a lost webhook; return how many changed."""
+    # Known before reading: what a webhook brings meanwhile is not in the answer, and not gone either.
+    known = store.annotation_ids(project.id)
     labels: list[HumanLabel] = []
     for task in client.annotated_tasks(project.id):
         task_id = int(task["id"])
         labels.extend(human_label_from_annotation(project.label_space, a, task_id) for a in task["annotations"])
     changed = store.put_annotations(project.id, labels)
-    gone = store.annotation_ids(project.id) - {label.annotation_id for label in labels}
-    changed += store.retire_annotations(project.id, gone)
+    missing = known - {label.annotation_id for label in labels}
+    changed += store.retire_annotations(project.id, {i for i in missing if _is_gone(client, i)})
     store.mark_reconciled(project.id)
     if changed:
         logger.info("project %d: %d annotations read back", project.id, changed)
     return changed
+
+
+def _is_gone(client: LabelStudioClient, annotation_id: int) -> bool:
+    """Ask for one annotation: a deletion cannot be taken back, so that missing in a list is not enough."""
+    try:
+        client.request("GET", f"api/annotations/{annotation_id}/")
+    except LabelStudioHTTPError as error:
+        if error.http_status != 404:
+            raise
+        return True
+    return False
 
 
 def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[Demo, ...]:

@@ -129,7 +129,11 @@ class Project:
     changed_at : float or None
         When the last of them came, in seconds since the epoch.
     reconciled_at : float or None
-        When annotations were last read back from Label Studio.
+        When annotations were last read back from Label Studio, or this was tried.
+    catch_up_after : float or None
+        Wanted tasks are not tried again before this time; set after a failure.
+    catch_up_error : str or None
+        What that failure was.
     """
 
     id: int
@@ -143,6 +147,8 @@ class Project:
     changes: int = 0
     changed_at: float | None = None
     reconciled_at: float | None = None
+    catch_up_after: float | None = None
+    catch_up_error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,8 @@ class Verdict:
         Cross-entropy of the LLM's label in nats, out of sample.
     rank : int
         Place in the review queue; 1 is the most doubtful.
+    content_hash : str or None
+        ``Sample.content_hash`` of the text that was judged: a verdict about another text of the task does not count.
     """
 
     task_id: int
@@ -269,6 +277,7 @@ class Verdict:
     slm_score: float | None = None
     p_clean: float | None = None
     loss: float | None = None
+    content_hash: str | None = None
 
 
 @dataclass(frozen=True)

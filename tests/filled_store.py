@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def verdict(task_id: int, label: str, flag: Flag, rank: int, **more: Any) -> Ver
 
 
 def finish_round(store: Store, verdicts: list[Verdict], *, retrain: bool = False, version: str = VERSION) -> Round:
-    """Make a round that ended well with `verdicts`."""
+    """Make a round that ended well with `verdicts`, which are about the texts as they stand now."""
+    texts = {sample.task_id: sample.content_hash for sample in store.samples(PROJECT)}
+    verdicts = [replace(v, content_hash=texts.get(v.task_id)) for v in verdicts]
     begun = store.create_round(PROJECT, {"epochs": 3}, retrain=retrain)
     lease = store.take_lease(f"round-{begun.id}")
     assert isinstance(lease, Lease)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from coral_backend.exceptions import LabelStudioError
-from coral_backend.labelstudio.client import PushReport
+from coral_backend.labelstudio.client import LabelStudioHTTPError, PushReport
 from coral_backend.slm.engine import Corpus, Distilled, SLMConfig
+from coral_backend.types import Floats
 
 CONFIG = """<View><Text name="text" value="$text"/><Choices name="label" toName="text">
 <Choice value="bad"/><Choice value="good"/></Choices></View>"""
@@ -71,6 +72,19 @@ class FakeLabelStudio:
         token = self.view_rows[view_id]["data"]["filters"]["items"][0]["value"]
         return sum(token in str(result) for result, _score in self.pushed.values())
 
+    def request(self, method: str, path: str, **_: Any) -> Any:
+        """Answer for one annotation, as ``GET api/annotations/{id}/``."""
+        self._up()
+        wanted = int(path.strip("/").rpartition("/")[2])
+        for given in self.annotations.values():
+            if any(annotation["id"] == wanted for annotation in given):
+                return {}
+        raise LabelStudioHTTPError("There is no such annotation.", 404)
+
+    def delete_task_predictions(self, _: int, task_ids: Sequence[int]) -> None:
+        self._up()
+        self.pushed = {key: row for key, row in self.pushed.items() if key[0] not in task_ids}
+
     def columns(self, _: int) -> list[dict[str, Any]]:
         return [{"id": "text", "parent": "data"}]
 
@@ -96,3 +110,18 @@ def quick_distil(
     p_clean = np.where(corpus.llm_labels >= 0, probs[np.arange(n), np.maximum(corpus.llm_labels, 0)], np.nan)
     features = np.stack([says, np.arange(n) / n], axis=1).astype(np.float32)
     return Distilled(probs, losses, p_clean, features, [{"epoch": 1}], {"means": [0.1, 2.3]}, {"training": 0.0}, [])
+
+
+class QuickModel:
+    """Stand in for a trained model: it believes the same word as ``quick_distil``."""
+
+    @classmethod
+    def load(cls, _: Path) -> QuickModel:
+        return cls()
+
+    def predict(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
+        probs = np.array([[0.1, 0.9] if "good" in text else [0.9, 0.1] for text in texts])
+        return probs, np.zeros((len(texts), 2), dtype=np.float32)
+
+    def p_clean(self, losses: Floats) -> Floats:
+        return np.asarray(np.exp(-losses))

@@ -14,10 +14,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 from benchmarks.web import serving
+from coral_backend import queue
 from coral_backend.app import Nudger, create_app
 from coral_backend.exceptions import SettingsError
 from coral_backend.metrics import FRESH_SECONDS, Metrics
@@ -123,6 +125,7 @@ def test_setup_takes_options_and_never_the_token(client: FlaskClient, store: Sto
         (set_up(extra_params=[1]), 400, "extra_params is a list"),
         (set_up(extra_params={"openai_api_key": "sk-canary"}), 400, "openai_api_key cannot be set"),
         (set_up(extra_params={"epochs": -1}), 400, "project option"),
+        (set_up(extra_params={"slm_model": "/etc"}), 400, "set CORAL_SLM_MODEL in CORAL's environment"),
         ([], 400, "The body is a list"),
     ],
 )
@@ -211,6 +214,18 @@ def test_the_overview_says_what_is_wrong(client: FlaskClient, store: Store) -> N
     [project] = answer["projects"]
     assert (project["id"], project["model_version"], project["labels"]) == (1, "coral-r0", ["good", "bad"])
     assert project["round"] == {"name": begun.name, "status": "pending", "stage": "sync", "progress": {}}
+
+
+def test_the_overview_leaves_the_queues_client_open(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Redis] = []
+    ours = Redis()  # connects when it is first used: never here
+    monkeypatch.setattr(ours, "close", lambda: closed.append(ours))
+    monkeypatch.setattr(queue, "connect", lambda _settings: ours)
+    one = queue.WorkerInfo("w", ("llm",), "idle", None, 1.0)
+    monkeypatch.setattr(queue, "workers", lambda redis: [one] if redis is ours else [])
+    answer = told(client.get("/", headers=basic()))["queue"]
+    assert answer == {"state": "up", "workers": [{"name": "w", "queues": ["llm"], "state": "idle"}]}
+    assert closed == []
 
 
 def test_the_overview_without_a_database(client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

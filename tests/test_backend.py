@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ from coral_backend.exceptions import (
     StoreUnavailableError,
 )
 from coral_backend.labelstudio.predictions import prediction_row
+from coral_backend.llm.base import _MAKERS
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import RoundStatus
@@ -106,6 +107,14 @@ def test_a_task_whose_text_changed_is_unknown(parts: Parts) -> None:
     assert parts.backend().predict([task(1, "another text")]) == [[]]
     assert parts.store.wanted(1) == [1]
     assert [sample.text for sample in parts.store.samples(1)] == ["another text"]
+    # The stored text is the new one now; the verdict is still about the old one.
+    assert parts.backend().predict([task(1, "another text")]) == [[]]
+    assert chosen(parts.backend().predict([task(1)])[0]) == "good"
+
+
+def test_a_verdict_about_nobody_knows_which_text_does_not_count(parts: Parts) -> None:
+    finish_round(parts.store, [replace(verdict(1), content_hash=None)])
+    assert parts.backend().predict([task(1)]) == [[]]
 
 
 def test_of_duplicate_ids_only_the_one_with_the_labelled_text_is_known(parts: Parts) -> None:
@@ -137,7 +146,7 @@ def test_a_text_that_is_stored_differently_is_still_recognised(parts: Parts, tex
     backend.predict([task(1, text)])
     stored = {sample.task_id: sample for sample in parts.store.samples(1)}
     begun = finish_round(parts.store, [verdict(2)])
-    parts.store.put_verdicts(1, begun.id, [verdict(1)], None)
+    parts.store.put_verdicts(1, begun.id, [replace(verdict(1), content_hash=stored[1].content_hash)], None)
     assert parts.store.put_samples(1, [stored[1]]) == 0
     assert chosen(backend.predict([task(1, text)])[0]) == "good"
 
@@ -192,6 +201,32 @@ def test_the_queue_is_asked_for_the_project(parts: Parts, monkeypatch: pytest.Mo
     assert heard == [7]
 
 
+def added(parts: Parts, *tasks: Any) -> list[int]:
+    """Let Label Studio tell of new tasks; return those that wait for a label then."""
+    parts.backend().fit("TASKS_CREATED", event("TASKS_CREATED", tasks=list(tasks)))
+    return parts.store.wanted(1)
+
+
+def test_tasks_that_come_before_any_round_wait_for_it_without_a_mark(parts: Parts) -> None:
+    assert added(parts, task(5)) == []
+    assert parts.nudged == []
+
+
+def test_tasks_that_come_while_the_first_round_runs_are_not_forgotten(parts: Parts) -> None:
+    parts.store.create_round(1, {})
+    assert added(parts, task(5), {"id": 6, "data": {}, "project": 1}) == [5]
+
+
+def test_tasks_that_come_while_a_round_replaces_one_of_another_config_are_not_forgotten(parts: Parts) -> None:
+    finish_round(parts.store, [verdict(1)])
+    connect_project(parts.store, parts.settings, 1, RENAMED)
+    assert added(parts, task(5)) == []
+    parts.store.create_round(1, {})
+    assert added(parts, task(6)) == [6]
+    parts.backend().predict([task(1)])
+    assert parts.store.wanted(1) == [1, 6]
+
+
 # --- the label config -------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +274,13 @@ def test_connecting_again_keeps_title_options_and_version(parts: Parts) -> None:
         ({"epochs": 0}, "epochs|greater"),
         ({"p_threshold": "nonsense"}, "number"),
         ({"model_dir": "/"}, "model_dir cannot be set"),
+        ({"task_strategy": "/etc/hostname"}, "'/etc/hostname'. Allowed: auto, .*sentiment.* set CORAL_TASK in"),
+        ({"task_strategy": "nonsense"}, "task_strategy is 'nonsense'"),
+        ({"slm_model": "/etc"}, "'/etc'. Allowed: embedded. .* set CORAL_SLM_MODEL in CORAL's environment"),
+        ({"slm_model": "somebody/model"}, "slm_model is 'somebody/model'"),
+        ({"demonstration": "nonsense"}, "Allowed: distilled_selection, self_labeling"),
+        ({"first_demonstration": "nonsense"}, "first_demonstration is 'nonsense'"),
+        ({"annotator": "nobody"}, "Allowed: auto, openai, embedded, recorded"),
     ],
 )
 def test_options_that_a_project_may_not_have(parts: Parts, options: dict[str, Any], complaint: str) -> None:
@@ -246,6 +288,25 @@ def test_options_that_a_project_may_not_have(parts: Parts, options: dict[str, An
         connect_project(parts.store, parts.settings, 1, CONFIG, options=options)
     assert "sk-canary" not in str(caught.value)
     assert parts.store.project(1).options == {}
+
+
+def test_every_name_that_exists_may_be_an_option(parts: Parts) -> None:
+    names = {"annotator": "recorded", "task_strategy": "topic", "demonstration": "self_labeling"}
+    options = {**names, "first_demonstration": "distilled_selection", "slm_model": "embedded"}
+    assert connect_project(parts.store, parts.settings, 1, CONFIG, options=options).options == options
+    assert set(backend_module.ANNOTATORS) == {"auto", *_MAKERS}
+
+
+def test_a_path_may_come_back_from_label_studio_but_not_be_chosen_there(parts: Parts, tmp_path: Path) -> None:
+    ours = settings_in(tmp_path, slm_model="our/model")
+    assert connect_project(parts.store, ours, 1, CONFIG, options={"slm_model": "our/model"}).options
+    # As `coral connect` does: it stores what was said on the command line, then tells Label Studio, which says it to us.
+    parts.store.save_project(replace(parts.store.project(1), options={"task_strategy": "/our/task.yaml"}))
+    same = {"task_strategy": "/our/task.yaml", "epochs": 5}
+    assert connect_project(parts.store, parts.settings, 1, CONFIG, options=same).options == same
+    with pytest.raises(InputError, match="task_strategy"):
+        connect_project(parts.store, parts.settings, 1, CONFIG, options={"task_strategy": "/their/task.yaml"})
+    assert parts.store.project(1).options == same
 
 
 @pytest.mark.parametrize("given", [None, "", {}, [], "  "])

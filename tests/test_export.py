@@ -18,7 +18,7 @@ from coral_backend import export as module
 from coral_backend.exceptions import InputError, NotFoundError
 from coral_backend.export import Export, columns, export, rows
 from coral_backend.store import Store
-from coral_backend.types import Flag
+from coral_backend.types import Flag, Sample
 from tests import filled_store as filled
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -81,6 +81,14 @@ def test_tasks_without_a_verdict_or_a_text_are_not_left_out(store: Store) -> Non
     assert (table[6]["label"], table[6]["source"], table[6]["flag"], table[6]["rank"]) == ("neg", "llm", None, None)
     assert table[6]["model_version"] is None
     assert (table[5]["label"], table[5]["note"]) == (None, "'text' is empty")
+
+
+def test_a_verdict_about_an_older_text_of_the_task_does_not_count(store: Store) -> None:
+    filled.fill(store)
+    store.put_samples(filled.PROJECT, [Sample(1, "a bad film after all")])
+    row = by_task(store)[1]
+    assert (row["text"], row["label"], row["flag"], row["rank"]) == ("a bad film after all", None, None, None)
+    assert 1 not in by_task(store, clean_only=True)
 
 
 def test_clean_only_keeps_the_clean_and_the_human(store: Store) -> None:

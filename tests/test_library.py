@@ -7,6 +7,7 @@ import doctest
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ def test_a_project_is_labelled_from_python(
             ],
         }
     ]
+    edited = [{"id": 1, "data": {"text": "boring and cold, a pain", "llm": "pos"}}]
+    coral.store.put_samples(1, [coral._sample(coral._project(), edited[0])])  # as a /predict does
+    assert coral.predict(edited)[0].source is Source.SLM
+
     again = coral.run_round(retrain=True)
     assert (again.name, again.model_version != done.model_version) == ("1.1", True)
     row = next(row for row in coral.samples() if row["task_id"] == WRONG + 1)
@@ -135,6 +140,17 @@ def test_a_paused_round_goes_on_and_a_cancelled_one_is_told(coral: Coral, monkey
     monkeypatch.setattr(library, "RoundRunner", Cancelling)
     with pytest.raises(ConflictError, match="Round 1 is cancelled at sync: By hand"):
         coral.run_round()
+
+
+def test_labels_of_another_config_are_not_told(coral: Coral) -> None:
+    filled.fill(coral.store)
+    first = {"id": 1, "data": {"text": filled.TEXTS[0]}}
+    assert coral.predict([first])[0].label == "pos"
+    turned = replace(filled.SPACE, labels=("neg", "pos"))
+    coral.store.save_project(replace(coral.store.project(1), config_hash="other", label_space=turned))
+    for task in (first, "a text that the model would be asked about"):
+        with pytest.raises(ConflictError, match=r"changed since round 1, .* Run a new round: coral\.run_round"):
+            coral.predict([task])
 
 
 def test_connect_needs_no_round(coral: Coral, client: FakeLabelStudio) -> None:

@@ -8,16 +8,16 @@ from typing import cast
 
 import pytest
 
-from coral_backend import rounds
-from coral_backend.exceptions import EndpointError, InputError, LabelStudioError
+from coral_backend import catch_up, corpus_arrays, rounds
+from coral_backend.exceptions import EndpointError, InputError, LabelStudioError, ModelFileError, TrainingError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import abstained
 from coral_backend.llm.prompt import Prompt
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
-from coral_backend.types import Answer, Flag, Round, RoundStatus, Sample, Source, Stage
-from tests.stand_ins import FakeLabelStudio, annotation, quick_distil
+from coral_backend.types import Answer, Flag, HumanLabel, Round, RoundStatus, Sample, Source, Stage
+from tests.stand_ins import FakeLabelStudio, QuickModel, annotation, quick_distil
 
 TEXTS = ["good film", "bad film", "very good", "so bad", "good, good", "bad again", "rather good", "not bad but bad"]
 
@@ -265,3 +265,119 @@ def test_lost_arrays_cost_a_training_not_the_round(world: World) -> None:
     for file in world.settings.model_dir.rglob("arrays.safetensors"):
         file.unlink()
     assert world.runner.run(begun.id).status is RoundStatus.DONE
+
+
+def test_an_annotation_that_comes_while_reading_back_is_not_taken_for_deleted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run()
+    real = world.studio.annotated_tasks
+
+    def with_a_webhook_meanwhile(project_id: int, updated_after: str | None = None) -> Iterator[dict[str, object]]:
+        yield from real(project_id)
+        world.store.put_annotations(1, [HumanLabel(77, 3, "bad", 1, "2026-01-01T10:00:00Z")])
+
+    monkeypatch.setattr(world.studio, "annotated_tasks", with_a_webhook_meanwhile)
+    rounds.reconcile(world.store, world.client, world.store.project(1))
+    assert world.store.human_labels(1)[3].label == "bad"
+
+
+def test_an_annotation_missing_in_one_answer_is_asked_for_before_it_is_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.studio.annotations = {1: [annotation(10, "good")]}
+    world.run()
+    monkeypatch.setattr(world.studio, "annotated_tasks", lambda *_: iter(()))
+    rounds.reconcile(world.store, world.client, world.store.project(1))
+    assert set(world.store.human_labels(1)) == {1}
+
+
+def test_a_human_labelled_task_is_never_sent_to_the_llm_not_even_as_demonstration(world: World) -> None:
+    world.studio.annotations = {i: [annotation(i, "good")] for i in range(1, 8)}
+    done = world.run()
+    assert world.llm.asked == [8]
+    assert all(demo.label == "good" for demo in done.demos if demo.text != TEXTS[7])
+
+
+def test_a_wanted_task_that_the_round_judged_is_not_judged_again(world: World) -> None:
+    world.runner.advance(world.begin().id)
+    world.store.put_samples(1, [Sample(1, TEXTS[0])], wanted=True)
+    active = world.store.active_round(1)
+    assert active is not None
+    world.runner.run(active.id)
+    assert world.store.wanted(1) == []
+
+
+def test_an_edited_text_is_judged_anew_and_its_old_prediction_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = world.run()
+    monkeypatch.setattr(catch_up, "make_annotator", lambda *_: world.llm)
+    monkeypatch.setattr("coral_backend.slm.engine.Model", QuickModel)
+    edited = Sample(4, "very good indeed")
+    world.studio.tasks[4] = {"text": edited.text}
+    world.store.put_samples(1, [edited], wanted=True)
+    assert catch_up.catch_up(world.store, world.settings, lambda: world.client, 1) == 1
+    [verdict] = world.store.verdicts(1, done.id, [4])
+    assert (verdict.llm_label, verdict.content_hash) == ("good", edited.content_hash)
+    result, _ = world.studio.pushed[4, str(done.model_version)]
+    assert result[0]["value"]["choices"] == ["good"]
+    assert world.store.wanted(1) == []
+
+
+def test_lost_arrays_make_new_tasks_wait_instead_of_forgetting_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run()
+    for file in world.settings.model_dir.rglob("arrays.safetensors"):
+        file.unlink()
+    world.llm.asked.clear()
+    world.store.put_samples(1, [Sample(50, "new and good")], wanted=True)
+    monkeypatch.setattr(catch_up, "make_annotator", lambda *_: world.llm)
+    with pytest.raises(ModelFileError, match="arrays of round 1 are missing"):
+        catch_up.catch_up(world.store, world.settings, lambda: world.client, 1)
+    assert world.store.wanted(1) == [50]
+    assert "MODEL_DIR" in str(world.store.project(1).catch_up_error)
+
+
+def test_arrays_that_are_always_missing_end_the_round(world: World) -> None:
+    begun = world.begin()
+
+    def run_without_arrays() -> None:
+        for _ in range(50):
+            if world.store.round(begun.id).stage is Stage.FLAG:
+                for file in world.settings.model_dir.rglob("arrays.safetensors"):
+                    file.unlink()
+            world.runner.advance(begun.id)
+
+    with pytest.raises(TrainingError, match="share one MODEL_DIR"):
+        run_without_arrays()
+    assert world.store.round(begun.id).status is RoundStatus.FAILED
+
+
+def test_a_round_cancelled_while_it_pushes_leaves_the_old_version_selected(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.run()
+    world.studio.annotations = {1: [annotation(10, "good")]}
+    begun = world.begin()
+    while world.store.round(begun.id).stage is not Stage.PUSH:
+        world.runner.advance(begun.id)
+    real = world.studio.select_version
+
+    def cancel_then_select(project_id: int, version: str) -> None:
+        if world.store.round(begun.id).status is RoundStatus.RUNNING:
+            world.store.set_round_status(begun.id, RoundStatus.CANCELLED)
+        real(project_id, version)
+
+    monkeypatch.setattr(world.studio, "select_version", cancel_then_select)
+    world.runner.run(begun.id)
+    assert world.store.round(begun.id).status is RoundStatus.CANCELLED
+    assert world.studio.selected == first.model_version == world.store.project(1).model_version
+
+
+def test_old_folders_go_and_the_serving_one_stays(world: World) -> None:
+    kept = [world.run(retrain=bool(i)) for i in range(4)]
+    assert corpus_arrays.remove_old_folders(world.settings, world.store, 1) == 2
+    left = {path.name for path in (world.settings.model_dir / "projects" / "1").iterdir()}
+    assert left == {f"round-{current.id}" for current in kept[2:]}

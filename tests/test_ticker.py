@@ -98,6 +98,37 @@ def test_a_failed_retraining_is_not_repeated_until_more_is_known(
     assert ticker.tick(settings, store, now=NOW + 100) == ["retrain 1"]
 
 
+def test_a_failed_retraining_is_tried_again_after_a_long_while(settings: Settings, store: Store, asked: Asked) -> None:
+    finish_a_round(store)
+    correct(store, 1, 2, 3)
+    ticker.tick(settings, store, now=NOW)
+    active = store.active_round(1)
+    assert active is not None
+    store.set_round_status(active.id, RoundStatus.FAILED, "disk full")
+    store.mark_reconciled(1)
+    assert "retrain 1" not in ticker.tick(settings, store, now=NOW + ticker.FAILED_SECONDS - 1)
+    assert "retrain 1" in ticker.tick(settings, store, now=NOW + ticker.FAILED_SECONDS + 1)
+
+
+def test_what_failed_to_be_labelled_waits(settings: Settings, store: Store, asked: Asked) -> None:
+    finish_a_round(store)
+    store.put_samples(1, [Sample(1, "x")], wanted=True)
+    store.delay_catch_up(1, 60.0, "the key is wrong")
+    assert ticker.tick(settings, store, now=NOW + 59) == []
+    assert ticker.tick(settings, store, now=NOW + 61) == ["catch-up 1"]
+    store.answered(1, [])
+    assert ticker.tick(settings, store, now=NOW) == ["catch-up 1"], "a success ends the wait"
+
+
+def test_a_wrong_option_of_one_project_is_no_harm_to_another(settings: Settings, store: Store, asked: Asked) -> None:
+    finish_a_round(store)
+    store.save_project(Project(2, "other", "<View/>", "h", SPACE))
+    correct(store, 1, 2, 3)
+    store.save_project(Project(1, "t", "<View/>", "h", SPACE, options={"nonsense": 1}))
+    store.put_samples(2, [Sample(1, "x")], wanted=True)
+    assert ticker.tick(settings, store, now=NOW) == ["catch-up 2"]
+
+
 def test_without_a_first_round_corrections_wait(settings: Settings, store: Store, asked: Asked) -> None:
     correct(store, 1, 2, 3, 4)
     assert ticker.tick(settings, store, now=NOW + 1000) == []
@@ -107,13 +138,14 @@ def test_an_abandoned_round_goes_on_and_a_paused_or_held_one_does_not(
     settings: Settings, store: Store, asked: Asked
 ) -> None:
     begun = store.create_round(1, {})
-    assert ticker.tick(settings, store, now=NOW) == [f"advance {begun.id}"]
+    assert ticker.tick(settings, store, now=NOW + 5) == [], "its worker may be between two steps"
+    assert ticker.tick(settings, store, now=NOW + 11) == [f"advance {begun.id}"]
     lease = store.take_lease(round_lease(begun.id))
     assert lease is not None
-    assert ticker.tick(settings, store, now=NOW) == []
+    assert ticker.tick(settings, store, now=NOW + 11) == []
     store.drop_lease(lease)
     store.set_round_status(begun.id, RoundStatus.PAUSED, "no quota")
-    assert ticker.tick(settings, store, now=NOW) == []
+    assert ticker.tick(settings, store, now=NOW + 11) == []
 
 
 def test_a_round_that_met_an_absent_part_waits_before_its_next_try(

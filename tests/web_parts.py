@@ -41,9 +41,17 @@ def text_of(task_id: int) -> str:
 
 
 def verdict(task_id: int, label: str | None = "good", score: float | None = 0.75) -> Verdict:
-    """Return a verdict whose pre-annotation is `label`."""
+    """Return a verdict about ``text_of(task_id)`` whose pre-annotation is `label`."""
     return Verdict(
-        task_id, label, score, Source.LLM, Flag.NOISY, task_id, prediction_label=label, prediction_score=score
+        task_id,
+        label,
+        score,
+        Source.LLM,
+        Flag.NOISY,
+        rank=task_id,
+        prediction_label=label,
+        prediction_score=score,
+        content_hash=Sample(task_id, text_of(task_id)).content_hash,
     )
 
 

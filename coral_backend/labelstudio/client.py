@@ -398,6 +398,12 @@ class LabelStudioClient:
         """
         self.request("PATCH", f"api/projects/{int(project_id)}/", body={"model_version": version})
 
+    def delete_task_predictions(self, project_id: int, task_ids: Sequence[int]) -> None:
+        """Remove all predictions of some tasks, of every version: they are about a text that was edited since."""
+        body = {"selectedItems": {"all": False, "included": [int(task_id) for task_id in task_ids]}}
+        params = {"id": "delete_tasks_predictions", "project": int(project_id)}
+        self.request("POST", "api/dm/actions", params=params, body=body)
+
     def delete_old_predictions(
         self,
         project_id: int,

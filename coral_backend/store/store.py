@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from coral_backend.exceptions import (
     RoundStopped,
     StoreUnavailableError,
 )
+from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
 from coral_backend.store.migrations import migrate
@@ -44,6 +43,9 @@ LEASE_SECONDS = 120.0
 
 ACTIVE = (RoundStatus.PENDING, RoundStatus.RUNNING, RoundStatus.PAUSED)
 ANNOTATION_KEY = ("project_id", "annotation_id")
+TELLING = ("task_id", "label", "skipped", "ground_truth")
+"""What a retraining can learn from; a change of anything else starts none."""
+ORIGIN = ("prediction_version", "prediction_label")
 COUNTED = {"preserve_rowcount": True}
 """Without it SQLAlchemy answers -1 for the rows of an INSERT on PostgreSQL."""
 IN_CHUNK = 500
@@ -119,10 +121,12 @@ class Store:
             return [_project(row) for row in connection.execute(select(t.projects).order_by(t.projects.c.id))]
 
     def mark_reconciled(self, project_id: int) -> None:
-        """Remember that annotations were read back from Label Studio now."""
-        with self._write() as connection:
-            rows = update(t.projects).where(t.projects.c.id == project_id)
-            connection.execute(rows.values(reconciled_at=self._now()))
+        """Remember that annotations were read back from Label Studio now, or that this was tried."""
+        self._set_project(project_id, reconciled_at=self._now())
+
+    def delay_catch_up(self, project_id: int, seconds: float, error: str) -> None:
+        """Have the wanted tasks of a project wait: labelling them failed with `error`."""
+        self._set_project(project_id, catch_up_after=self._now() + seconds, catch_up_error=_clean(error))
 
     # --- samples ----------------------------------------------------------------------------------------------
 
@@ -177,7 +181,8 @@ class Store:
             return list(connection.scalars(query.order_by(c.task_id)))
 
     def answered(self, project_id: int, task_ids: Collection[int]) -> None:
-        """Take back the mark that ``put_samples(wanted=True)`` made."""
+        """Take back the mark that ``put_samples(wanted=True)`` made, and any delay of the project."""
+        self._set_project(project_id, catch_up_after=None, catch_up_error=None)
         with self._write() as connection:
             for chunk in _chunks(sorted(task_ids)):
                 connection.execute(
@@ -262,16 +267,14 @@ class Store:
 
         Events may come twice or out of order: the newer state of an annotation wins, and a deleted one stays deleted.
         """
-        rows = [_annotation_row(project_id, label) for label in labels]
-        c = t.annotations.c
-        change = tuple(set(rows[0]) - {"project_id", "annotation_id"}) if rows else ()
-
-        def newer(excluded: Any) -> Any:
-            differs = or_(*(c[k].is_distinct_from(excluded[k]) for k in change if k != "updated_at"))
-            return and_(c.deleted.is_(False), c.updated_at <= excluded.updated_at, differs)
-
+        rows = {label.annotation_id: _annotation_row(project_id, label) for label in _newest_last(labels)}
         with self._write() as connection:
-            changed = self._upsert(connection, t.annotations, rows, key=ANNOTATION_KEY, change=change, where=newer)
+            known = self._annotations(connection, project_id, rows)
+            fresh = [(known.get(key), row) for key, row in rows.items() if _is_newer(row, known.get(key))]
+            kept = [row if old is None else _with_origin(row, old) for old, row in fresh]
+            change = tuple(set(kept[0]) - set(ANNOTATION_KEY)) if kept else ()
+            self._upsert(connection, t.annotations, kept, key=ANNOTATION_KEY, change=change)
+            changed = sum(old is None or any(row[k] != getattr(old, k) for k in TELLING) for old, row in fresh)
             self._count_changes(connection, project_id, changed)
         return changed
 
@@ -404,35 +407,57 @@ class Store:
             changes["demos"] = [[demo.text, demo.label] for demo in changes["demos"]]
         with self._write() as connection:
             self._guard(connection, lease)
-            row = connection.execute(select(t.rounds).where(t.rounds.c.id == round_id)).one()
-            if row.status not in (RoundStatus.PENDING, RoundStatus.RUNNING):
-                raise RoundStopped(f"Round {_round(row).name} is {row.status}.")
+            self._refuse_stopped(connection, round_id)
             self._set_round(connection, round_id, {"status": RoundStatus.RUNNING, **changes})
             self._renew(connection, lease)
         return self.round(round_id)
 
     def finish_round(self, round_id: int, lease: Lease, model_version: str, metrics: Mapping[str, Any]) -> None:
-        """Mark a round as done and make its verdicts and model the ones that serve, in one transaction."""
+        """Mark a round as done and make its verdicts and model the ones that serve, in one transaction.
+
+        Tasks that it judged are no longer wanted.
+
+        Raises
+        ------
+        LeaseLostError, RoundStopped
+            As ``update_round``.
+        """
         with self._write() as connection:
             self._guard(connection, lease)
+            self._refuse_stopped(connection, round_id)
             done = {"status": RoundStatus.DONE, "model_version": model_version, "metrics": dict(metrics)}
             project_id = self._set_round(connection, round_id, done)
             row = update(t.projects).where(t.projects.c.id == project_id)
             connection.execute(row.values(active_round=round_id, model_version=model_version))
+            c, v = t.samples.c, t.verdicts.c
+            judged = select(v.task_id).where(v.round_id == round_id, v.content_hash == c.content_hash)
+            judged = judged.where(v.project_id == c.project_id, v.task_id == c.task_id)
+            mine = and_(c.project_id == project_id, c.wanted.is_(True), judged.exists())
+            connection.execute(update(t.samples).where(mine).values(wanted=False))
 
-    def set_round_status(self, round_id: int, status: RoundStatus, error: str | None = None) -> Round:
+    def set_round_status(
+        self, round_id: int, status: RoundStatus, error: str | None = None, *, lease: Lease | None = None
+    ) -> Round:
         """Pause, resume (``pending``), cancel or fail a round; only an active one can change.
+
+        With a `lease` only its holder can: what happens to a worker that was taken over no longer matters to the round.
 
         Raises
         ------
         ConflictError
             If the round is over.
+        LeaseLostError
+            If `lease` is no longer the newest.
         """
         current = self.round(round_id)
         if current.status not in ACTIVE:
             raise ConflictError(f"Round {current.name} is {current.status}; only an active round can become {status}.")
+        changes: dict[str, Any] = {"status": status, "error": _clean(error)}
+        if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
+            changes["progress"] = {k: v for k, v in current.progress.items() if k != "setbacks"}
         with self._write() as connection:
-            self._set_round(connection, round_id, {"status": status, "error": _clean(error)})
+            self._guard(connection, lease)
+            self._set_round(connection, round_id, changes)
         return self.round(round_id)
 
     # --- verdicts ---------------------------------------------------------------------------------------------
@@ -458,18 +483,22 @@ class Store:
     # --- leases -----------------------------------------------------------------------------------------------
 
     def take_lease(self, name: str, *, seconds: float = LEASE_SECONDS) -> Lease | None:
-        """Return the lease `name` with a new token, or None while another holder's sign of life is fresh."""
+        """Return the lease `name` with a new token, or None while another holder's sign of life is fresh.
+
+        That of a process that is known to be dead counts for nothing, so that a killed round goes on at once.
+        """
         now = self._now()
-        holder = f"{socket.gethostname()}:{threading.get_native_id()}"
-        first = {"name": name, "token": 0, "holder": holder, "expires_at": 0.0}
+        first = {"name": name, "token": 0, "holder": "", "expires_at": 0.0}
+        c = t.leases.c
         with self._write() as connection:
             connection.execute(self._insert(t.leases).values(first).on_conflict_do_nothing())
-            taken = connection.execute(
-                update(t.leases)
-                .where(t.leases.c.name == name, t.leases.c.expires_at <= now)
-                .values(token=t.leases.c.token + 1, holder=holder, expires_at=now + seconds)
-                .returning(t.leases.c.token)
-            ).scalar()
+            held = connection.execute(select(t.leases).where(c.name == name).with_for_update()).one()
+            free = held.expires_at <= now or holders.is_dead(held.holder)
+            taken = None
+            if free:
+                row = update(t.leases).where(c.name == name, c.token == held.token)
+                values = {"token": c.token + 1, "holder": holders.this_process(), "expires_at": now + seconds}
+                taken = connection.execute(row.values(values).returning(c.token)).scalar()
         return Lease(name, taken) if taken is not None else None
 
     def keep_lease(self, lease: Lease) -> None:
@@ -493,8 +522,8 @@ class Store:
     def lease_is_held(self, name: str) -> bool:
         """Say whether somebody holds the lease `name` now."""
         with self._read() as connection:
-            expires = connection.scalar(select(t.leases.c.expires_at).where(t.leases.c.name == name))
-        return expires is not None and expires > self._now()
+            row = connection.execute(select(t.leases).where(t.leases.c.name == name)).first()
+        return row is not None and row.expires_at > self._now() and not holders.is_dead(row.holder)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -537,6 +566,13 @@ class Store:
             chunks = _chunks(sorted(set(task_ids)))
             return [row for chunk in chunks for row in connection.execute(query.where(column.in_(chunk)))]
 
+    def _annotations(self, connection: Connection, project_id: int, ids: Collection[int]) -> dict[int, Row[Any]]:
+        c = t.annotations.c
+        query = select(t.annotations).where(c.project_id == project_id)
+        chunks = _chunks(sorted(ids))
+        rows = (row for chunk in chunks for row in connection.execute(query.where(c.annotation_id.in_(chunk))))
+        return {row.annotation_id: row for row in rows}
+
     def _hashes(self, project_id: int, task_ids: Collection[int]) -> dict[int, str]:
         c = t.samples.c
         query = select(c.task_id, c.content_hash).where(c.project_id == project_id, c.retired.is_(False))
@@ -553,6 +589,15 @@ class Store:
     def _renew(self, connection: Connection, lease: Lease) -> None:
         row = update(t.leases).where(t.leases.c.name == lease.name)
         connection.execute(row.values(expires_at=self._now() + LEASE_SECONDS))
+
+    def _set_project(self, project_id: int, **values: Any) -> None:
+        with self._write() as connection:
+            connection.execute(update(t.projects).where(t.projects.c.id == project_id).values(values))
+
+    def _refuse_stopped(self, connection: Connection, round_id: int) -> None:
+        row = connection.execute(select(t.rounds).where(t.rounds.c.id == round_id)).one()
+        if row.status not in (RoundStatus.PENDING, RoundStatus.RUNNING):
+            raise RoundStopped(f"Round {_round(row).name} is {row.status}.")
 
     def _set_round(self, connection: Connection, round_id: int, changes: Mapping[str, Any]) -> int:
         """Write `changes`, keep ``active`` and the times in step with the status, and return the project's id."""
@@ -611,6 +656,20 @@ def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:
     row = {name: getattr(label, name) for name in HumanLabel.__dataclass_fields__}
     texts = {name: _clean(row[name]) for name in ("label", "prediction_version", "prediction_label")}
     return {**row, **texts, "project_id": project_id, "deleted": False}
+
+
+def _newest_last(labels: Sequence[HumanLabel]) -> list[HumanLabel]:
+    return sorted(labels, key=lambda label: label.updated_at)
+
+
+def _is_newer(row: Mapping[str, Any], old: Row[Any] | None) -> bool:
+    """Say whether `row` is a later state than what is stored, or says more at the same time; deleted stays deleted."""
+    return old is None or (not old.deleted and old.updated_at <= row["updated_at"])
+
+
+def _with_origin(row: dict[str, Any], old: Row[Any]) -> dict[str, Any]:
+    # The prediction that pre-filled the form is deleted with its version; what was known of it stays.
+    return {**row, **{k: row[k] if row[k] is not None else getattr(old, k) for k in ORIGIN}}
 
 
 def _round(row: Row[Any]) -> Round:

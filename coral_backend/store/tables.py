@@ -34,6 +34,8 @@ projects = Table(
     Column("changes", Integer, nullable=False, default=0),
     Column("changed_at", Float),
     Column("reconciled_at", Float),
+    Column("catch_up_after", Float),
+    Column("catch_up_error", Text),
 )
 
 samples = Table(
@@ -132,6 +134,7 @@ verdicts = Table(
     Column("slm_score", Float),
     Column("p_clean", Float),
     Column("loss", Float),
+    Column("content_hash", String(64)),
 )
 
 events = Table(

@@ -54,6 +54,8 @@ def combine(
     probs: Floats,
     p_clean: Floats,
     human_labels: Ints,
+    *,
+    p_threshold: float = 0.5,
 ) -> Floats:
     """Return the probability of each label being the true one.
 
@@ -70,6 +72,8 @@ def combine(
         Shape (N,), posterior that the LLM's label is clean, NaN where unknown.
     human_labels : ndarray
         Shape (N,), -1 where there is none; where there is one it is certain.
+    p_threshold : float
+        In (0, 1): an LLM label whose ``p_clean`` reaches it is clean and stays.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def combine(
     Dawid, Skene: Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """
     posterior = bayes(llm_labels, probs, noise_rates(llm_labels, llm_confidence, probs, human_labels))
-    _keep(posterior, llm_labels, p_clean)
+    _keep(posterior, llm_labels, p_clean, p_threshold)
     certain = human_labels != UNLABELED
     posterior[certain] = np.eye(probs.shape[1])[human_labels[certain]]
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
@@ -123,12 +127,12 @@ def _sureness(confidence: Floats | None, n: int) -> Floats:
     return np.asarray(np.clip(np.nan_to_num(confidence, nan=usual) / max(usual, 1e-6), 0.5, 1.0))
 
 
-def _keep(posterior: Floats, llm_labels: Ints, p_clean: Floats) -> None:
+def _keep(posterior: Floats, llm_labels: Ints, p_clean: Floats, p_threshold: float) -> None:
     """Lift the LLM's label to the top, in place, where the mixture calls it clean or no well-known rival is probable enough."""
     rows = np.flatnonzero(llm_labels != UNLABELED)
     said, best = llm_labels[rows], posterior[rows].argmax(axis=1)
     own, rival = posterior[rows, said], posterior[rows, best]
-    clean = np.nan_to_num(p_clean[rows], nan=1.0) >= 0.5
+    clean = np.nan_to_num(p_clean[rows], nan=1.0) >= p_threshold
     rare = np.bincount(said, minlength=posterior.shape[1])[best] < SUPPORT
     lifted = (own < rival) & (clean | rare | (rival < OVERRULE * own))
     posterior[rows[lifted], said[lifted]] = rival[lifted] * 1.0001

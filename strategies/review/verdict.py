@@ -77,7 +77,7 @@ def decide(
     llm_confidence : ndarray, optional
         Shape (N,), the LLM's own confidence, NaN where unknown.
     p_threshold : float
-        In (0, 1): ``p_clean`` below it is noisy.
+        In (0, 1): a label whose ``p_clean`` is below it is noisy, and may be overruled.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def decide(
     """
     _check(llm_labels, probs, p_clean, human_labels)
     rows = np.arange(len(llm_labels))
-    posterior = combine(llm_labels, llm_confidence, probs, p_clean, human_labels)
+    posterior = combine(llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold)
     label, slm_label = posterior.argmax(axis=1), probs.argmax(axis=1)
     human, asked = human_labels != UNLABELED, llm_labels != UNLABELED
     prediction_label = np.where(human, human_labels, np.where(asked, llm_labels, slm_label))

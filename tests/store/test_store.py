@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +21,7 @@ from coral_backend.exceptions import (
     SettingsError,
     StoreUnavailableError,
 )
-from coral_backend.store import Store
+from coral_backend.store import Store, holders
 from coral_backend.store.engine import open_engine
 from coral_backend.store.tables import metadata
 from coral_backend.types import (
@@ -174,6 +177,12 @@ class TestHumanLabels:
         assert changes == [1] + [0] * 9
         assert store.project(1).changes == 1
 
+    def test_what_pre_filled_the_form_stays_known_and_its_loss_starts_no_retraining(self, store: Store) -> None:
+        store.put_annotations(1, [replace(human(1, 1, "a"), prediction_version="coral-r1", prediction_label="b")])
+        assert store.put_annotations(1, [human(1, 1, "a", "2026-01-01T12:00:00Z")]) == 0
+        assert store.human_labels(1)[1].prediction_version == "coral-r1"
+        assert store.put_annotations(1, [human(1, 1, "b", "2026-01-01T13:00:00Z")]) == 1
+
     def test_the_newer_state_wins_in_any_order(self, store: Store) -> None:
         store.put_annotations(1, [human(1, 1, "b", "2026-01-01T12:00:00Z")])
         store.put_annotations(1, [human(1, 1, "a", "2026-01-01T11:00:00Z")])
@@ -290,6 +299,23 @@ class TestLeases:
         assert store.llm_labels(1) == {}
         store.put_llm_label(1, 1, Sample(1, "x"), Answer("b"), prompt_version="p", lease=new)
         assert store.llm_labels(1)[1].label == "b"
+
+    def test_that_of_a_dead_process_is_free_at_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        name = f"{socket.gethostname()}:{child.pid}:{holders._born(child.pid)}"
+        monkeypatch.setattr(holders, "this_process", lambda: name)
+        assert store.take_lease("x") is not None
+        monkeypatch.undo()
+        assert store.take_lease("x") is None, "its holder lives"
+        child.kill()
+        child.communicate()
+        assert not store.lease_is_held("x")
+        assert store.take_lease("x") is not None
+
+    def test_another_hosts_silence_is_waited_for(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(holders, "this_process", lambda: "elsewhere:1:1")
+        assert store.take_lease("x") is not None
+        assert store.take_lease("x") is None
 
     def test_a_sign_of_life_keeps_it(self, store: Store, clock: Clock) -> None:
         lease = store.take_lease("x", seconds=10)

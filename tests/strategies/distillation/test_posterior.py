@@ -50,6 +50,14 @@ def test_what_the_mixture_calls_clean_stays() -> None:
     np.testing.assert_array_equal(posterior.argmax(1), llm)
 
 
+@pytest.mark.parametrize(("p_threshold", "overruled"), [(0.3, False), (0.4, False), (0.5, True)])
+def test_the_threshold_says_what_is_clean(p_threshold: float, overruled: bool) -> None:
+    truth, llm, _ = corpus(0.15, 1.0)
+    probs = np.where(np.eye(2)[truth] > 0, 0.999, 0.001)
+    posterior = combine(llm, None, probs, np.full(400, 0.4), NONE, p_threshold=p_threshold)
+    np.testing.assert_array_equal(posterior.argmax(1), truth if overruled else llm)
+
+
 def test_abstentions_take_the_slm_and_people_are_certain() -> None:
     truth, llm, probs = corpus(0.1, 1.0)
     llm[:50] = -1

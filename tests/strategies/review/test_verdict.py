@@ -53,6 +53,16 @@ def test_sources_say_whose_label_it_is() -> None:
     assert (decision.label[by_slm] != parts["llm_labels"][by_slm]).all()
 
 
+@pytest.mark.parametrize("p_threshold", [0.2, 0.5, 0.8])
+def test_verdict_and_flag_share_their_threshold(p_threshold: float) -> None:
+    """No LLM label that the mixture calls clean is overruled, whatever the threshold; a noisy one may be."""
+    rng = np.random.default_rng(0)
+    llm, p_clean = rng.integers(0, 2, 400), rng.random(400)
+    probs = np.where(np.eye(2)[1 - llm] > 0, 0.999, 0.001)
+    decision = decide(llm, probs, p_clean, np.full(400, -1), p_threshold=p_threshold)
+    np.testing.assert_array_equal(decision.source == "slm", p_clean < p_threshold)
+
+
 def test_the_form_is_filled_by_the_llm_and_by_the_slm_where_it_abstained() -> None:
     parts = example()
     parts["human_labels"][:] = -1
