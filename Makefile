@@ -2,9 +2,10 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format lock clean
+.PHONY: help install demo test bench lint format lock clean
 
 ARGS ?=
+BENCH_DATA ?= ../shared/data
 
 # The first Python >= 3.11 that runs; `make test PYTHON=/path/to/python` takes another. Looked for only when it is needed.
 find_python = for python in $(PYTHON) $(if $(PYTHON),,python3.11 python3.12 python3.13 python3.14 python3 python); do \
@@ -24,9 +25,12 @@ LABEL_STUDIO := .venv-labelstudio/.installed-$(call hash,requirements-labelstudi
 # --no-deps: the locks are complete, and label-studio-ml's own pins (Flask 1.1.2) must not be followed.
 pip_install = -m pip install --no-deps --disable-pip-version-check
 
+BENCH_EXTRA = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])'
+
 help:
 	@echo 'make demo [ARGS="..."]   start everything, label a project in a real Label Studio, show the result'
 	@echo 'make test [ARGS="..."]   lint, types and all tests; ARGS go to pytest'
+	@echo 'make bench [ARGS="..."]  find wrong labels in the files of BENCH_DATA, beside what others find; hours on a CPU'
 	@echo 'make install             only make the environment: . .venv/bin/activate, then `coral --help`'
 	@echo 'make lint                ruff and mypy only'
 	@echo 'make format              let ruff format the code'
@@ -40,6 +44,14 @@ demo: $(PROJECT) $(LABEL_STUDIO)
 
 test: lint $(LABEL_STUDIO)
 	.venv/bin/python -m pytest $(ARGS)
+
+# Files without LLM labels are left out by the benchmark itself. Without cleanlab its entries stay empty.
+bench: $(PROJECT)
+	@ls $(BENCH_DATA)/*.csv.gz >/dev/null 2>&1 || { echo "No *.csv.gz in $(BENCH_DATA). Say where they are: make bench BENCH_DATA=/folder" >&2; exit 1; }
+	@.venv/bin/python -c 'import cleanlab.filter' 2>/dev/null \
+	  || .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock $$(.venv/bin/python -c $(BENCH_EXTRA)) \
+	  || echo "cleanlab cannot be installed: its entries will be empty." >&2
+	.venv/bin/python -m benchmarks.quality $(BENCH_DATA)/*.csv.gz --markdown benchmarks/RESULTS.md $(ARGS)
 
 lint: $(PROJECT)
 	.venv/bin/ruff check .
