@@ -1,6 +1,7 @@
 """How is a Label Studio project connected to CORAL? Webhook first, then the backend; a second time changes nothing.
 
 Label Studio gives each new backend a webhook of its own, without our secret, unless one with that address is there already.
+What led to an address that we had before is taken away: whoever listens there now would be sent our password and secret.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
-from coral_backend.auth import SECRETS_FILE, Secrets, secrets_for
+from coral_backend.auth import SECRETS_FILE, WEBHOOK_HEADER, Secrets, secrets_for
 from coral_backend.exceptions import InputError, LabelStudioError, NotFoundError
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import parse_config
@@ -61,7 +63,7 @@ def connect(
     options: Mapping[str, Any] | None = None,
     public_url: str | None = None,
 ) -> Connection:
-    """Read a project's label config, make the webhook, then the backend row.
+    """Read a project's label config, make the webhook, then the backend row; remove those of an older address of ours.
 
     Parameters
     ----------
@@ -107,8 +109,49 @@ def connect(
         if doubt is None:
             raise
         raise LabelStudioError(f"{error} Tried from here too: {doubt}") from error
+    _remove_old_webhooks(client, project_id, url)
+    _remove_old_backends(client, project_id, url, title)
     logger.info("project %d: connected to %s (backend %d, webhook %d)", project_id, url, backend_id, webhook_id)
     return Connection(project, url, backend_id, webhook_id, first=known is None, doubt=doubt)
+
+
+def _remove_old_webhooks(client: LabelStudioClient, project_id: int, url: str) -> None:
+    """Remove the project's webhooks that carry our secret to another address than `url`."""
+    for hook in client.request("GET", "api/webhooks/", params={"project": project_id}):
+        address = str(hook.get("url")).rstrip("/")
+        headers = hook.get("headers")
+        carries = isinstance(headers, Mapping) and WEBHOOK_HEADER.lower() in {str(name).lower() for name in headers}
+        here = hook.get("project", project_id) == project_id
+        if here and carries and address != f"{url}/webhook" and urlsplit(address).path.endswith("/webhook"):
+            _delete(client, f"api/webhooks/{int(hook['id'])}/")
+            logger.info("project %d: removed webhook %s, which led elsewhere", project_id, hook["id"])
+
+
+def _remove_old_backends(client: LabelStudioClient, project_id: int, url: str, title: str) -> None:
+    """Remove the project's backends with our title at another address than `url`; Label Studio asks only the oldest."""
+    rows = [
+        row
+        for row in client.request("GET", "api/ml", params={"project": project_id})
+        if row.get("title") == title
+        and str(row.get("url")).rstrip("/") != url
+        and row.get("project", project_id) == project_id
+    ]
+    if not rows:
+        return
+    selected = client.project(project_id).get("model_version")
+    for row in rows:
+        _delete(client, f"api/ml/{int(row['id'])}")
+        logger.info("project %d: removed backend %s, which led elsewhere", project_id, row["id"])
+    if selected == title:  # Label Studio deselects the title with its row, though ours has it as well
+        client.select_version(project_id, title)
+
+
+def _delete(client: LabelStudioClient, path: str) -> None:
+    try:
+        client.request("DELETE", path)
+    except LabelStudioHTTPError as error:
+        if error.http_status != 404:  # somebody was quicker
+            raise
 
 
 def their_project(client: LabelStudioClient, project_id: int) -> dict[str, Any]:

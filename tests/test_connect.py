@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from werkzeug.serving import make_server
@@ -25,6 +26,8 @@ from coral_backend.settings import Settings
 from coral_backend.store import Store
 from tests import filled_store as filled
 from tests.fake_label_studio import FakeLabelStudio
+from tests.label_studio_fixture import LabelStudioUnderTest
+from tests.labelstudio.backend_stand_in import backend_stand_in
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens
 
@@ -73,6 +76,36 @@ def test_connecting_again_keeps_options_and_changes_named_ones(store: Store, set
     again = connect(store, settings, client, 1, options={"p_threshold": None, "seed": 3})
     assert again.first is False
     assert store.project(1).options == {"epochs": 5, "seed": 3}
+
+
+def hooks_and_backends(label_studio: LabelStudioUnderTest, project: int) -> tuple[set[str], set[str]]:
+    hooks = label_studio.client.request("GET", "api/webhooks/", params={"project": project})
+    backends = label_studio.client.request("GET", "api/ml", params={"project": project})
+    return {hook["url"] for hook in hooks}, {row["url"] for row in backends}
+
+
+@pytest.mark.e2e
+def test_another_address_takes_the_place_of_the_old_one_and_of_nothing_else(
+    store: Store, settings: Settings, label_studio: LabelStudioUnderTest
+) -> None:
+    client = label_studio.client
+    ours, others = label_studio.new_project()[0], label_studio.new_project()[0]
+    with serving(settings) as old, serving(settings) as new, backend_stand_in() as stranger:
+        for project in (ours, others):
+            connect(store, settings, client, project, public_url=old)
+        client.ensure_backend(ours, stranger.url, "Somebody else's")  # Label Studio adds a webhook without our secret
+        body: dict[str, Any] = {"project": ours, "url": f"{stranger.url}/log", "headers": {"X-Coral-Secret": "mine"}}
+        client.request("POST", "api/webhooks/", body=body)
+        selected = client.project(ours)["model_version"]
+        assert selected == "CORAL"
+
+        connect(store, settings, client, ours, public_url=new)
+        assert hooks_and_backends(label_studio, ours) == (
+            {f"{new}/webhook", f"{stranger.url}/webhook", f"{stranger.url}/log"},
+            {new, stranger.url},
+        )
+        assert client.project(ours)["model_version"] == selected
+        assert hooks_and_backends(label_studio, others) == ({f"{old}/webhook"}, {old})
 
 
 def test_a_backend_that_this_machine_cannot_reach_is_a_doubt_and_no_error(store: Store, settings: Settings) -> None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,8 @@ def load(
     text, gold, noisy : str
         Names of the columns: the text, the true label, a label that exists already (empty = none).
     labels : sequence of str
-        The label set; without it, every value of the gold and noisy columns.
+        The label set; without it, every value of the gold column, or of the noisy one if there is no gold. Spaces around
+        labels do not count.
     rows : int, optional
         Take so many at random only (always the same ones, in the order of the file: files are often sorted by label).
 
@@ -105,7 +107,7 @@ def load(
     records = list(_records(path, [c for c in (text, gold, noisy) if c]))
     if not records:
         raise InputError(f"{path} has no rows.")
-    found = tuple(Row(r[text], r.get(gold or ""), r.get(noisy or "")) for r in records)
+    found = tuple(Row(r[text], _stripped(r.get(gold or "")), _stripped(r.get(noisy or ""))) for r in records)
     names = tuple(labels) or _labels_of(found)
     if len(names) < 2:
         raise InputError(
@@ -117,6 +119,10 @@ def load(
             f"{path} gives {len(names)} labels; at most {MAX_LABELS} fit a choice. Is it the right column?"
         )
     return Corpus(path.name, _some(found, rows), names, dict(definitions or {}))
+
+
+def _stripped(label: str | None) -> str | None:
+    return label if label is None else label.strip()
 
 
 def _labels_of(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -138,12 +144,14 @@ def _records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = io.StringIO(content.decode("utf-8-sig"))
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        packed = isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error))
+        cure = "Pack it again with gzip." if packed else "Check its name and rights."
+        raise InputError(f"{path} cannot be read: {error}. {cure}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     delimiter = FORMATS[suffix]
-    rows = _json_lines(path, lines) if delimiter is None else _table(lines, delimiter)
+    rows = _json_lines(path, lines) if delimiter is None else _table(path, lines, delimiter)
     for record in rows:
         missing = [column for column in columns if column not in record]
         if missing:
@@ -152,10 +160,17 @@ def _records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {column: record[column] for column in columns}
 
 
-def _table(lines: io.StringIO, delimiter: str) -> Iterator[dict[str, str]]:
+def _table(path: Path, lines: io.StringIO, delimiter: str) -> Iterator[dict[str, str]]:
     csv.field_size_limit(2**27)
-    for record in csv.DictReader(lines, delimiter=delimiter):
-        yield {str(key): value if value is not None else "" for key, value in record.items() if key is not None}
+    reader = csv.DictReader(lines, delimiter=delimiter)
+    try:
+        for record in reader:
+            yield {str(key): value if value is not None else "" for key, value in record.items() if key is not None}
+    except csv.Error as error:
+        raise InputError(
+            f"{path.name}, line {reader.line_num + 1}: no table ({error}). Lines must end in LF or CRLF, and a field with a "
+            "line break in it stands in double quotes. Save it so, or as JSONL."
+        ) from None
 
 
 def _json_lines(path: Path, lines: io.StringIO) -> Iterator[dict[str, str]]:
@@ -164,8 +179,16 @@ def _json_lines(path: Path, lines: io.StringIO) -> Iterator[dict[str, str]]:
             continue
         try:
             record = json.loads(line)
+            if not isinstance(record, dict):
+                raise InputError(f"{path.name}, line {number}: an object is needed, found {type(record).__name__}.")
+            fields = {str(k): v if isinstance(v, str) else "" if v is None else str(v) for k, v in record.items()}
         except json.JSONDecodeError as error:
-            raise InputError(f"{path.name}, line {number}: not JSON ({error.msg}).") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path.name}, line {number}: an object is needed, found {type(record).__name__}.")
-        yield {str(k): v if isinstance(v, str) else "" if v is None else str(v) for k, v in record.items()}
+            raise InputError(
+                f"{path.name}, line {number}: not JSON ({error.msg}). Each line must be one object."
+            ) from None
+        except (RecursionError, ValueError):
+            raise InputError(
+                f"{path.name}, line {number}: nested too deeply, or a number of thousands of digits. Each line must be one "
+                "object of texts and numbers; leave the rest out."
+            ) from None
+        yield fields

@@ -11,21 +11,32 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from coral_backend.connect import connect
 from coral_backend.demo import report
 from coral_backend.demo.data import RECORDED_KEY, Corpus, load, shipped
-from coral_backend.exceptions import ConflictError, CoralError, UnavailableError
+from coral_backend.demo.notice import warn
+from coral_backend.demo.state import DemoState, Entry, kept_port, write_atomically
+from coral_backend.exceptions import (
+    ConflictError,
+    CoralError,
+    InputError,
+    LabelConfigError,
+    NotFoundError,
+    UnavailableError,
+)
 from coral_backend.follow import bars, follow
 from coral_backend.jobs import request_advance, request_round
-from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
+from coral_backend.labelstudio.control_tags import parse_config
 from coral_backend.services.label_studio_server import LabelStudioServer
 from coral_backend.services.processes import Supervisor, free_port, stop_on_signals
 from coral_backend.services.redis_server import RedisServer
@@ -39,6 +50,7 @@ __all__ = ["DemoOptions", "run_demo"]
 STATE_FILE = "demo.json"
 ENV_FILE = "env"
 HOST = "127.0.0.1"
+SHOWN_LABELS = 10
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -92,15 +104,19 @@ class Parts:
 def run_demo(options: DemoOptions, console: Console | None = None) -> int:
     """Run the demo and return the exit code: 0 when the round is done and pushed."""
     console = console or Console(stderr=True)
-    corpus = _corpus(options)
+    _refuse_unwritable(options.json_path)
+    corpus = _corpus(options, console)
     stop_on_signals()
     clock = Stopwatch()
     try:
         with ExitStack() as stack:
+            state = DemoState(options.folder / STATE_FILE, _teller(console))
             with clock("start"):
-                parts = _start(options, stack, console)
+                parts = _start(
+                    options, stack, console, lambda settings: _warn(settings, corpus, state, options, console)
+                )
             with clock("import"):
-                project, gold = _project(parts, corpus, options, console)
+                project, gold = _project(parts, corpus, state, console)
             current = _round(parts, project, console)
             clock.stop()
             figures = report.figures(parts.store, parts.client, current, gold, clock.seconds)
@@ -111,7 +127,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> int:
         console.print("\nStopped; `make demo` goes on from here.")
         return 130 if options.once else 0
     except CoralError as error:
-        console.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False)
+        console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
         return 1
     return 0
 
@@ -134,12 +150,23 @@ class Stopwatch:
         self.seconds["total"] = round(time.monotonic() - self._began, 3)
 
 
-def _corpus(options: DemoOptions) -> Corpus:
+def _refuse_unwritable(path: Path | None) -> None:
+    """Refuse a file for the figures that could not be written when the round is done, minutes later."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"--json names {path}, and there is no folder {path.parent}. Make it, or name another file.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"--json names {path}, which cannot be written. Name a file in a folder of yours.")
+
+
+def _corpus(options: DemoOptions, console: Console) -> Corpus:
+    """Return what there is to label, with labels that Label Studio can offer."""
     if options.data is None:
         if options.noisy_labels or options.labels:
             raise ConflictError("--noisy-labels and --labels describe a file of yours: name it with --data.")
         return shipped(rows=options.rows)
-    return load(
+    corpus = load(
         options.data,
         text=options.text,
         gold=options.gold,
@@ -147,13 +174,39 @@ def _corpus(options: DemoOptions) -> Corpus:
         labels=options.labels,
         rows=options.rows,
     )
+    try:
+        parse_config(corpus.label_config())
+    except LabelConfigError as error:
+        raise InputError(
+            f"The labels of {corpus.name} make no label config. {error} Correct them, or use --labels."
+        ) from None
+    if options.noisy_labels and not options.labels and not any(row.gold for row in corpus.rows):
+        _teller(console)(_labels_found(corpus, options.noisy_labels))
+    return corpus
+
+
+def _labels_found(corpus: Corpus, column: str) -> str:
+    shown = ", ".join(repr(label[:40]) for label in corpus.labels[:SHOWN_LABELS])
+    more = f" and {len(corpus.labels) - SHOWN_LABELS} more" if len(corpus.labels) > SHOWN_LABELS else ""
+    return (
+        f"Labels found in column {column!r}: {shown}{more}. "
+        "--labels a,b,c restricts them: other values then count as no label."
+    )
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a line as it is: names and labels are no markup."""
+    return lambda line: console.print(line, markup=False, highlight=False)
 
 
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
-def _start(options: DemoOptions, stack: ExitStack, console: Console) -> Parts:
-    """Start Redis, Label Studio, the web process and a worker; the `stack` ends them in reverse."""
+def _start(options: DemoOptions, stack: ExitStack, console: Console, announce: Callable[[Settings], None]) -> Parts:
+    """Start Redis, Label Studio, the web process and a worker; the `stack` ends them in reverse.
+
+    `announce` is called when the settings are known and nothing could be annotated yet.
+    """
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     supervisor = stack.enter_context(Supervisor(folder / "logs"))
@@ -168,7 +221,8 @@ def _start(options: DemoOptions, stack: ExitStack, console: Console) -> Parts:
         label_studio.start()
         label_studio.wait_ready()
         display.update(line, advance=1, note="web")
-        settings, env = _environment(folder, label_studio)
+        settings, env = _environment(folder, label_studio, _teller(console))
+        announce(settings)
         port = int(settings.public_url.rpartition(":")[2])
         start_processes(
             supervisor, settings, HOST, port, env=env, tell=lambda _: display.update(line, advance=1, note="worker")
@@ -180,13 +234,15 @@ def _start(options: DemoOptions, stack: ExitStack, console: Console) -> Parts:
     return Parts(settings, store, client, label_studio, supervisor)
 
 
-def _environment(folder: Path, label_studio: LabelStudioServer) -> tuple[Settings, dict[str, str]]:
+def _environment(
+    folder: Path, label_studio: LabelStudioServer, tell: Callable[[str], None]
+) -> tuple[Settings, dict[str, str]]:
     """Return the settings of this demo and the environment that gives them to its processes."""
     own = {
         "MODEL_DIR": str(folder),
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": label_studio.api_token(),
-        "CORAL_PUBLIC_URL": f"http://{HOST}:{_port(folder)}",
+        "CORAL_PUBLIC_URL": f"http://{HOST}:{_port(folder, tell)}",
     }
     _write_env(folder / ENV_FILE, own)
     mine = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")}
@@ -201,48 +257,86 @@ def _write_env(path: Path, own: Mapping[str, str]) -> None:
         file.writelines(f"export {key}={shlex.quote(value)}\n" for key, value in own.items())
 
 
-def _port(folder: Path) -> int:
+def _port(folder: Path, tell: Callable[[str], None]) -> int:
     """Return the web process's port of the last start if it is free: Label Studio knows the backend by its address."""
-    kept = folder / "web.port"
-    port = int(kept.read_text()) if kept.exists() else free_port()
+    file = folder / "web.port"
+    port = kept_port(file, tell) or free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
             port = free_port()
-    kept.write_text(str(port))
+    write_atomically(file, str(port))
     return port
+
+
+def _warn(settings: Settings, corpus: Corpus, state: DemoState, options: DemoOptions, console: Console) -> None:
+    entry = state.get(_fingerprint(corpus))
+    warn(
+        settings,
+        console,
+        project_id=entry.project if entry else None,
+        rows=len(corpus.rows),
+        options=_options(corpus),
+        wait=not options.once,
+    )
 
 
 # --- project ------------------------------------------------------------------------------------------------------
 
 
-def _project(parts: Parts, corpus: Corpus, options: DemoOptions, console: Console) -> tuple[Project, dict[int, str]]:
+def _project(parts: Parts, corpus: Corpus, state: DemoState, console: Console) -> tuple[Project, dict[int, str]]:
     """Return the project of this corpus, made and connected when it is not there, and the gold label of each task."""
-    state_file = options.folder / STATE_FILE
-    state = json.loads(state_file.read_text()) if state_file.exists() else {}
     key = _fingerprint(corpus)
+    entry = _complete(parts.client, corpus, state, key, console) or _import(parts.client, corpus, state, key, console)
+    connect(parts.store, parts.settings, parts.client, entry.project, options=_options(corpus))
+    _connect_others(parts, state, key, console)
+    gold = {task_id: row.gold for task_id, row in zip(entry.tasks or (), corpus.rows, strict=True) if row.gold}
+    return parts.store.project(entry.project), gold
+
+
+def _complete(client: LabelStudioClient, corpus: Corpus, state: DemoState, key: str, console: Console) -> Entry | None:
+    """Return the project of an earlier start; None, and no trace of it, if it cannot be used."""
     entry = state.get(key)
     if entry is None:
-        entry = _import(parts, corpus, console)
-        state_file.write_text(json.dumps({**state, key: entry}))
-    project_id, task_ids = int(entry["project"]), [int(i) for i in entry["tasks"]]
-    _connect(parts, project_id, recorded=any(row.noisy is not None for row in corpus.rows))
-    gold = {task_id: row.gold for task_id, row in zip(task_ids, corpus.rows, strict=True) if row.gold}
-    return parts.store.project(project_id), gold
+        return None
+    there = _exists(client, entry.project)
+    if there and entry.tasks is not None and len(entry.tasks) == len(corpus.rows):
+        return entry
+    if there and entry.tasks is None:
+        console.print(f"The import into project {entry.project} was interrupted; it is replaced by a new one.")
+        client.request("DELETE", f"api/projects/{entry.project}/")
+    elif not there:
+        console.print(f"Project {entry.project} is gone from Label Studio; the corpus is imported anew.")
+    state.drop(key)
+    return None
 
 
-def _import(parts: Parts, corpus: Corpus, console: Console) -> dict[str, Any]:
+def _exists(client: LabelStudioClient, project_id: int) -> bool:
+    try:
+        client.project(project_id)
+    except LabelStudioHTTPError as error:
+        if error.http_status != 404:
+            raise
+        return False
+    return True
+
+
+def _import(client: LabelStudioClient, corpus: Corpus, state: DemoState, key: str, console: Console) -> Entry:
+    """Make the project; it is known before the first task is sent, so that an interrupted import is noticed."""
     title = f"CORAL demo: {corpus.name}"[:50]
-    made = parts.client.create_project(title, corpus.label_config(), description=INSTRUCTION)
+    project_id = int(client.create_project(title, corpus.label_config(), description=INSTRUCTION)["id"])
+    state.put(key, Entry(project_id))
     tasks = corpus.tasks()
     with bars(console) as display:
         line = display.add_task("Importing", total=len(tasks), note="")
-        ids = parts.client.import_tasks(
-            int(made["id"]), tasks, lambda done, total, _: display.update(line, completed=done, total=total)
+        ids = client.import_tasks(
+            project_id, tasks, lambda done, total, _: display.update(line, completed=done, total=total)
         )
-    return {"project": int(made["id"]), "tasks": ids}
+    entry = Entry(project_id, tuple(ids))
+    state.put(key, entry)
+    return entry
 
 
 INSTRUCTION = (
@@ -251,9 +345,23 @@ INSTRUCTION = (
 )
 
 
-def _connect(parts: Parts, project_id: int, *, recorded: bool) -> None:
-    options = {"annotator": "recorded", "recorded_key": RECORDED_KEY} if recorded else {}
-    connect(parts.store, parts.settings, parts.client, project_id, options=options)
+def _options(corpus: Corpus) -> dict[str, Any]:
+    """Return the project's own settings: labels that exist already stand for the annotator's."""
+    recorded = any(row.noisy is not None for row in corpus.rows)
+    return {"annotator": "recorded", "recorded_key": RECORDED_KEY} if recorded else {}
+
+
+def _connect_others(parts: Parts, state: DemoState, key: str, console: Console) -> None:
+    """Tell the projects of other corpora where this start listens: the port may have changed."""
+    for other, entry in state.others(key):
+        if entry.tasks is None:
+            continue
+        try:
+            connect(parts.store, parts.settings, parts.client, entry.project)
+        except NotFoundError:
+            state.drop(other)
+        except CoralError as error:
+            _teller(console)(f"Project {entry.project}, of another corpus, could not be connected again: {error}")
 
 
 def _fingerprint(corpus: Corpus) -> str:

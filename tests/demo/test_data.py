@@ -70,7 +70,11 @@ def test_the_shipped_corpus_is_what_its_readme_says() -> None:
         ("x.csv", b"text,gold\n\xff,b\n", "not UTF-8"),
         ("x.csv.gz", b"text,gold\n", "cannot be read"),
         ("x.jsonl", b'{"text": "a", "gold": "x"}\n[1]\n', "line 2: an object is needed"),
+        ("x.csv.gz", gzip.compress(b"text,gold\na,b\n" * 9)[:10] + b"\xff" * 20, "cannot be read.*Pack it again"),
+        ("x.csv", b"text,gold\ra,b\rc,d\r", r"x\.csv, line 1: no table .*LF or CRLF"),
         ("x.jsonl", b"{oops\n", "line 1: not JSON"),
+        ("x.jsonl", b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 1: nested too deeply"),
+        ("x.jsonl", b'{"text": ' + b"1" * 5_000 + b"}\n", "line 1: .*thousands of digits"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes, says: str) -> None:
@@ -89,3 +93,11 @@ def test_too_many_labels_are_the_wrong_column(tmp_path: Path) -> None:
     path.write_text("text,gold\n" + "".join(f"t{i},label {i}\n" for i in range(300)))
     with pytest.raises(InputError, match="300 labels; at most 200"):
         load(path, gold="gold")
+
+
+def test_spaces_around_labels_make_no_labels_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,said\na, pos\nb,pos \nc,neg\nd,  \n")
+    corpus = load(path, noisy="said")
+    assert corpus.labels == ("neg", "pos")
+    assert [row.noisy for row in corpus.rows] == ["pos", "pos", "neg", ""]
