@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -268,7 +268,9 @@ class RoundRunner:
         corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(project.label_space.labels))
         folder = corpus_arrays.round_folder(step.settings, step.round)
         report = self._reporter(step)
-        distilled = distil(corpus, SLMConfig.from_settings(step.settings), progress=report, save_to=folder / "model")
+        # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
+        config = replace(SLMConfig.from_settings(step.settings), frozen_view=not self._is_embedded(project))
+        distilled = distil(corpus, config, progress=report, save_to=folder / "model")
         corpus_arrays.save_arrays(folder, table.task_ids, distilled)
         metrics = {
             **step.round.metrics,
@@ -279,6 +281,11 @@ class RoundRunner:
         }
         self.store.update_round(step.round.id, step.lease, metrics=metrics, through_change=project.changes)
         return Stage.FLAG
+
+    def _is_embedded(self, project: Project) -> bool:
+        """Say whether most labels come from the embedded annotator."""
+        names = Counter(answer.annotator.partition(":")[0] for answer in self.store.llm_labels(project.id).values())
+        return names["embedded"] * 2 > names.total()
 
     def _flag(self, step: Step) -> Stage:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""

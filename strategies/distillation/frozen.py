@@ -84,6 +84,12 @@ def frozen_view(embeddings: Floats, given: Ints, n_classes: int) -> tuple[Floats
     return np.asarray(log_softmax(SCALE * (scores + prior), axis=1)), model
 
 
+def silent_view(n: int, width: int, n_classes: int) -> tuple[Floats, FrozenModel]:
+    """Return a view of n texts, and its model, that holds every class for equally likely: it moves no blend."""
+    model = FrozenModel(np.zeros((width, n_classes), dtype=np.float32), np.zeros(n_classes, dtype=np.float32))
+    return np.full((n, n_classes), -np.log(n_classes)), model
+
+
 def _leave_one_out(left: Floats, singular: Floats, projected: Floats, targets: Floats, ridge: float) -> Floats:
     """Return what is said of each labelled row without its own target, shape (n, K).
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from strategies.distillation import frozen
-from strategies.distillation.frozen import SCALE, Floats, frozen_view
+from strategies.distillation.frozen import SCALE, Floats, frozen_view, silent_view
 
 
 def unit(rng: np.random.Generator, n: int, d: int = 6) -> Floats:
@@ -65,3 +65,9 @@ def test_few_labels_one_class_and_all_different(given: list[int]) -> None:
 def test_all_texts_the_same() -> None:
     log_probs, _ = frozen_view(np.ones((20, 4)) / 2, np.arange(20) % 2, 2)
     assert np.isfinite(log_probs).all()
+
+
+def test_a_silent_view_prefers_nothing() -> None:
+    log_probs, model = silent_view(4, 6, 3)
+    assert np.exp(log_probs) == pytest.approx(np.full((4, 3), 1 / 3))
+    assert np.exp(model.log_probs(np.ones((2, 6)))) == pytest.approx(np.full((2, 3), 1 / 3))
