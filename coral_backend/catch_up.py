@@ -69,8 +69,8 @@ def catch_up(store: Store, settings: Settings, connect: Callable[[], LabelStudio
         with kept_alive(store, lease):
             return _catch_up(store, settings, connect, wanted, lease, project_id=project_id)
     except CoralError as error:
-        wait = RETRY_SECONDS if isinstance(error, UnavailableError) else PERSON_SECONDS
-        store.delay_catch_up(project_id, PERSON_SECONDS if isinstance(error, EndpointError) else wait, str(error))
+        passing = isinstance(error, UnavailableError) and not isinstance(error, EndpointError)
+        store.delay_catch_up(project_id, RETRY_SECONDS if passing else PERSON_SECONDS, str(error))
         raise
     finally:
         store.drop_lease(lease)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -96,7 +94,7 @@ def table(found: Mapping[str, Any]) -> Table:
     return rows
 
 
-def where_to_look(login: Login, found: Mapping[str, Any], folder: Path, *, over: bool) -> RenderableType:
+def where_to_look(login: Login, found: Mapping[str, Any], folder: Path, *, over: bool) -> Text:
     """Return where a person finds the result; the password is shown because this Label Studio is theirs, on loopback."""
     lines = [
         "Where to look",
@@ -110,4 +108,4 @@ def where_to_look(login: Login, found: Mapping[str, Any], folder: Path, *, over:
     ]
     if over:
         lines.append("All parts are stopped now; `make demo` starts them again over the same data.")
-    return Padding(Text("\n".join(lines), no_wrap=True, overflow="ignore"), (1, 0))
+    return Text("\n" + "\n".join(lines) + "\n")

@@ -397,7 +397,8 @@ def _say(options: DemoOptions, parts: Parts, project: Project, figures: dict[str
         options.json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     console.print(report.table(figures))
     login = report.Login(parts.label_studio.url, project.id, parts.label_studio.email, parts.label_studio.password)
-    console.print(report.where_to_look(login, figures, options.folder, over=options.once))
+    # Never cut: these lines are commands and addresses that people copy.
+    console.print(report.where_to_look(login, figures, options.folder, over=options.once), soft_wrap=True)
 
 
 def _stay(parts: Parts, console: Console) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from coral_backend.demo import runner
+from coral_backend.demo import report, runner
 from coral_backend.demo.data import Corpus, Row
 from coral_backend.demo.runner import DemoOptions, Parts, run_demo
 from coral_backend.demo.state import DemoState, Entry
@@ -179,3 +179,14 @@ def test_labels_that_no_config_takes_are_refused_first(tmp_path: Path, labels: t
     path.write_text("text,said\n" + "".join(f"t,{label}\n" for label in (*labels, "fi")), encoding="utf-8")
     with pytest.raises(InputError, match=r"The labels of x\.csv make no label config"):
         labels_said(path, noisy_labels="said")
+
+
+def test_what_people_copy_is_not_cut_on_a_narrow_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 30)
+    login = report.Login("http://127.0.0.1:46947", 1, "coral@localhost.local", "secret-of-the-demo")
+    narrow = Console(file=io.StringIO(), width=60)
+    text = report.where_to_look(login, {"label_studio": {"tabs": {"Noisy (1)": 1}}}, folder, over=True)
+    narrow.print(text, soft_wrap=True)
+    assert isinstance(narrow.file, io.StringIO)
+    lines = narrow.file.getvalue().splitlines()
+    assert any(line.endswith("coral export --project 1 --output labels.xlsx") and str(folder) in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from xml.etree.ElementTree import Element
@@ -40,19 +41,19 @@ class ControlTag(Protocol):
         """Return the label in an annotation's or prediction's ``result``, or None."""
 
 
-class TagBase:
+class TagBase(ABC):
     """What the tags share that put one region a task."""
 
     tag: str
     value_key: str
 
+    @abstractmethod
     def value(self, label: str | None) -> dict[str, Any]:
         """Return the ``value`` of a region for `label`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label(self, value: Mapping[str, Any]) -> str | None:
         """Return the label of a region's ``value``."""
-        raise NotImplementedError
 
     def to_regions(
         self, space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None
