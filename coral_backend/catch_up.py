@@ -17,7 +17,7 @@ from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, 
 from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_row
-from coral_backend.llm.base import make_annotator
+from coral_backend.llm.base import asked, make_annotator
 from coral_backend.rounds import lazy_embed, model_folder, prompt_for, settings_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
@@ -160,7 +160,7 @@ class CatchUp:
             )
 
         annotator = make_annotator(self.settings, lazy_embed(self.settings))
-        annotator.annotate(missing, prompt, keep, lambda: self.store.keep_lease(self.lease))
+        annotator.annotate(asked(missing, prompt), keep, lambda: self.store.keep_lease(self.lease))
 
     def _judge(self, samples: Sequence[Sample], serving: Round) -> list[Verdict]:
         """Judge new samples beside the corpus of the round that serves, and keep their verdicts with it."""

@@ -38,7 +38,7 @@ from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
-from coral_backend.llm.base import Annotator, make_annotator
+from coral_backend.llm.base import Annotator, asked, make_annotator
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
@@ -377,7 +377,7 @@ class RoundRunner:
             )
             report(count, total, {"annotator": annotator.name})
 
-        annotator.annotate(chunk, prompt, keep, lambda: report(count, total, {"annotator": annotator.name}))
+        annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
         report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)
 
     def _unanswered(self, step: Step) -> tuple[list[Sample], int]:

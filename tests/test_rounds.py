@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +11,7 @@ import pytest
 from coral_backend import catch_up, corpus_arrays, rounds
 from coral_backend.exceptions import EndpointError, InputError, LabelStudioError, ModelFileError, TrainingError
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.llm.base import abstained
-from coral_backend.llm.prompt import Prompt
+from coral_backend.llm.base import Question, abstained
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
@@ -34,13 +33,13 @@ class CountingLLM:
 
     def annotate(
         self,
-        samples: Sequence[Sample],
-        prompt: Prompt,
+        questions: Iterable[Question],
         on_answer: Callable[[Sample, Answer], None],
         check: Callable[[], None],
     ) -> None:
-        self.demos.append(len(prompt.demos))
-        for sample in samples:
+        asked = list(questions)
+        self.demos.extend({len(question.prompt.demos) for question in asked} or {0})
+        for sample in (question.sample for question in asked):
             check()
             if self.refuse_after is not None and len(self.asked) >= self.refuse_after:
                 raise EndpointError("401: the key is wrong. Set OPENAI_API_KEY.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from coral_backend.exceptions import SettingsError
@@ -14,6 +15,20 @@ Embed: TypeAlias = Callable[[Sequence[str]], Floats]
 """Texts to vectors of shape (N, D), each of length 1."""
 
 OnAnswer: TypeAlias = Callable[[Sample, Answer], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What label has this sample, asked in these words?
+
+    Attributes
+    ----------
+    prompt : Prompt
+        Most questions of a round share one; a strategy may ask about a sample with candidates or demonstrations of its own.
+    """
+
+    sample: Sample
+    prompt: Prompt
 
 
 class Annotator(Protocol):
@@ -29,13 +44,13 @@ class Annotator(Protocol):
         """Whether a language model is asked."""
         ...
 
-    def annotate(
-        self, samples: Sequence[Sample], prompt: Prompt, on_answer: OnAnswer, check: Callable[[], None]
-    ) -> None:
-        """Label `samples`.
+    def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
+        """Answer `questions`.
 
         Parameters
         ----------
+        questions : iterable of Question
+            At most one a sample; read as the work goes on, so that a generator over a large corpus stays small.
         on_answer : callable
             Called once for every sample, in any order, before the slot that got the answer goes on.
         check : callable
@@ -48,6 +63,11 @@ class Annotator(Protocol):
             When the endpoint refuses all further work; the answers already handed over stay.
         """
         ...
+
+
+def asked(samples: Iterable[Sample], prompt: Prompt) -> Iterator[Question]:
+    """Yield the question about each sample in one prompt's words."""
+    return (Question(sample, prompt) for sample in samples)
 
 
 def make_annotator(settings: Settings, embed: Embed | None = None) -> Annotator:

@@ -6,11 +6,12 @@ model to find.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from coral_backend.llm.base import Embed, OnAnswer, abstained
+from coral_backend.llm.base import Embed, OnAnswer, Question, abstained
 from coral_backend.llm.prompt import Prompt
 from coral_backend.types import Answer, Floats, Sample
 
@@ -38,17 +39,18 @@ class EmbeddedAnnotator:
         self.name = f"embedded:{getattr(embed, 'name', MODEL_NAME)}"
         self._embed = embed
 
-    def annotate(
-        self, samples: Sequence[Sample], prompt: Prompt, on_answer: OnAnswer, check: Callable[[], None]
-    ) -> None:
-        """Label `samples` in batches; see ``Annotator``."""
-        check()
-        prototypes = label_vectors(prompt, self._embed)
-        for start in range(0, len(samples), BATCH):
-            check()
-            batch = samples[start : start + BATCH]
-            for sample, answer in zip(batch, self._answers(batch, prompt, prototypes), strict=True):
-                on_answer(sample, answer)
+    def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
+        """Label in batches; see ``Annotator``. Neighbouring questions with one prompt share its label vectors."""
+        for _, group in itertools.groupby(questions, key=lambda question: question.prompt.version):
+            prototypes: Floats | None = None
+            while chunk := list(itertools.islice(group, BATCH)):
+                check()
+                prompt = chunk[0].prompt
+                if prototypes is None:
+                    prototypes = label_vectors(prompt, self._embed)
+                batch = [question.sample for question in chunk]
+                for sample, answer in zip(batch, self._answers(batch, prompt, prototypes), strict=True):
+                    on_answer(sample, answer)
 
     def _answers(self, batch: Sequence[Sample], prompt: Prompt, prototypes: Floats) -> list[Answer]:
         answers = [abstained(sample, self.name) for sample in batch]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import random
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from coral_backend.exceptions import EndpointError, SettingsError
-from coral_backend.llm.base import OnAnswer, abstained
+from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.client import Client, Endpoint, ItemFailedError, Shape
 from coral_backend.llm.parse import CUT, MAX_RAW_CHARS, Completion, read_label
 from coral_backend.llm.prompt import Prompt, clean
@@ -30,8 +30,14 @@ CHECK_EVERY_S = 0.5
 FEW = 3
 """So many failed texts, and not one completion in the run, are the endpoint's fault; fewer may be the texts'."""
 
-Item: TypeAlias = tuple[str, list[Sample]]
-"""A text and the samples that have it."""
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ask: a text in a prompt, and the samples that have it."""
+
+    text: str
+    prompt: Prompt
+    samples: list[Sample]
 
 
 class OpenAIAnnotator:
@@ -71,50 +77,49 @@ class OpenAIAnnotator:
         )
         return cls(endpoint, Pace(rng=random.Random(settings.seed)))
 
-    def annotate(
-        self, samples: Sequence[Sample], prompt: Prompt, on_answer: OnAnswer, check: Callable[[], None]
-    ) -> None:
-        """Label `samples`; see ``Annotator``. Equal texts are asked once, and the first of them carries the cost."""
-        todo: dict[str, list[Sample]] = {}
-        for sample in samples:
+    def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
+        """Answer `questions`; see ``Annotator``. Equal requests are sent once, and the first sample carries the cost."""
+        items: dict[tuple[str, str], Item] = {}
+        for question in questions:
+            sample, prompt = question.sample, question.prompt
             if (answer := abstained(sample, self.name)) is not None:
                 check()
                 on_answer(sample, answer)
             else:
-                todo.setdefault(prompt.clean(sample.text), []).append(sample)
-        if todo:
-            _to_the_end(self._work(todo, _Desk(self.name, self._endpoint, on_answer, check), prompt))
+                text = prompt.clean(sample.text)
+                items.setdefault((prompt.version, text), Item(text, prompt, [])).samples.append(sample)
+        if items:
+            todo = list(items.values())
+            _to_the_end(self._work(todo, _Desk(self.name, self._endpoint, on_answer, check)))
 
-    async def _work(self, todo: Mapping[str, list[Sample]], desk: _Desk, prompt: Prompt) -> None:
+    async def _work(self, todo: Sequence[Item], desk: _Desk) -> None:
         """Label everything in `todo`; cancel all slots when one of them, or ``check``, raises."""
         async with Client.connected(self._endpoint, self._pace, self._shape) as client:
-            queue = iter(todo.items())
+            queue = iter(todo)
             slots = min(self._endpoint.concurrency, len(todo))
-            asking = self._first_then_all(client, queue, slots, desk, prompt)
+            asking = self._first_then_all(client, queue, slots, desk)
             await _together([asking, _keep_checking(desk.check)], until=asyncio.FIRST_COMPLETED)
             desk.finish(lived=client.replies > 0)
 
-    async def _first_then_all(
-        self, client: Client, queue: Iterator[Item], slots: int, desk: _Desk, prompt: Prompt
-    ) -> None:
+    async def _first_then_all(self, client: Client, queue: Iterator[Item], slots: int, desk: _Desk) -> None:
         """Ask for one item at a time until the shape of a request is settled, then fill the slots."""
         while not self._shape.settled and (item := next(queue, None)) is not None:
-            await self._slot(client, [item], desk, prompt)
-        working = [self._slot(client, queue, desk, prompt) for _ in range(slots)]
+            await self._slot(client, [item], desk)
+        working = [self._slot(client, queue, desk) for _ in range(slots)]
         await _together(working, until=asyncio.FIRST_EXCEPTION)
 
-    async def _slot(self, client: Client, queue: Iterable[Item], desk: _Desk, prompt: Prompt) -> None:
-        for text, samples in queue:
+    async def _slot(self, client: Client, queue: Iterable[Item], desk: _Desk) -> None:
+        for item in queue:
             desk.check()
             started, replies = self._pace.clock(), client.replies
             try:
-                answer = await self._label(client, prompt, text)
+                answer = await self._label(client, item.prompt, item.text)
             except ItemFailedError as failure:
                 if failure.unreachable and client.replies == replies:
                     raise client.unreachable(str(failure)) from None
-                desk.failed(samples, failure)
+                desk.failed(item.samples, failure)
             else:
-                desk.hand_over(samples, replace(answer, seconds=self._pace.clock() - started))
+                desk.hand_over(item.samples, replace(answer, seconds=self._pace.clock() - started))
                 desk.flush()
 
     async def _label(self, client: Client, prompt: Prompt, text: str) -> Answer:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from coral_backend.llm.base import OnAnswer, abstained
+from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.parse import match_label, plain
-from coral_backend.llm.prompt import Prompt
-from coral_backend.types import Answer, Sample
+from coral_backend.types import Answer
 
 
 class RecordedAnnotator:
@@ -22,13 +21,12 @@ class RecordedAnnotator:
         self.name = f"recorded:{key}"
         self._key = key
 
-    def annotate(
-        self, samples: Sequence[Sample], prompt: Prompt, on_answer: OnAnswer, check: Callable[[], None]
-    ) -> None:
+    def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
         """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
-        for sample in samples:
+        for question in questions:
             check()
-            on_answer(sample, abstained(sample, self.name) or self._read(sample.recorded, prompt.labels))
+            sample = question.sample
+            on_answer(sample, abstained(sample, self.name) or self._read(sample.recorded, question.prompt.labels))
 
     def _read(self, recorded: str | None, labels: Sequence[str]) -> Answer:
         raw = plain(recorded or "")

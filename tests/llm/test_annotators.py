@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coral_backend.exceptions import RoundStopped
-from coral_backend.llm.base import Annotator
+from coral_backend.llm.base import Annotator, asked
 from coral_backend.llm.client import Endpoint
 from coral_backend.llm.embedded import EmbeddedAnnotator, label_vectors, probabilities
 from coral_backend.llm.openai import OpenAIAnnotator
@@ -49,7 +49,7 @@ def run(who: Annotator, samples: Sequence[Sample], demos: Sequence[Demo] = ()) -
         assert sample.task_id not in answers
         answers[sample.task_id] = answer
 
-    who.annotate(samples, Prompt.build(load("topic"), SPACE, demos), on_answer, lambda: None)
+    who.annotate(asked(samples, Prompt.build(load("topic"), SPACE, demos)), on_answer, lambda: None)
     return answers
 
 
@@ -90,8 +90,9 @@ def test_check_stops_the_work(annotator: Annotator) -> None:
     answers: list[Answer] = []
     with pytest.raises(RoundStopped):
         annotator.annotate(
-            [Sample(i, f"text {i}", recorded="billing") for i in range(1_000)],
-            Prompt.build(load("topic"), SPACE),
+            asked(
+                [Sample(i, f"text {i}", recorded="billing") for i in range(1_000)], Prompt.build(load("topic"), SPACE)
+            ),
             lambda sample, answer: answers.append(answer),
             check,
         )
@@ -159,7 +160,7 @@ def test_embedded_does_well_on_the_shipped_corpus() -> None:
     samples = [Sample(i, row.text) for i, row in enumerate(corpus.rows)]
     answers: dict[int, Answer] = {}
     EmbeddedAnnotator(encoder.Encoder.load("embedded", 128).embed).annotate(
-        samples, Prompt.build(load("topic"), space), lambda s, a: answers.update({s.task_id: a}), lambda: None
+        asked(samples, Prompt.build(load("topic"), space)), lambda s, a: answers.update({s.task_id: a}), lambda: None
     )
     right = sum(answers[i].label == row.gold for i, row in enumerate(corpus.rows))
     assert right / len(samples) > 0.5, "seven topics: chance is 0.14, measured 0.62 on all of it"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from coral_backend.exceptions import CoralError, EndpointError, LeaseLostError, RoundStopped, SettingsError
-from coral_backend.llm.base import Annotator, make_annotator
+from coral_backend.llm.base import Annotator, asked, make_annotator
 from coral_backend.llm.client import Endpoint
 from coral_backend.llm.openai import OpenAIAnnotator
 from coral_backend.llm.prompt import Prompt
@@ -99,7 +99,7 @@ def annotator(
 
 def run(who: Annotator, todo: list[Sample], desk: Desk | None = None) -> Desk:
     desk = desk or Desk()
-    who.annotate(todo, PROMPT, desk.on_answer, desk.check)
+    who.annotate(asked(todo, PROMPT), desk.on_answer, desk.check)
     return desk
 
 
@@ -444,7 +444,7 @@ def test_check_stops_requests_in_flight(server: ScriptedOpenAI, stop: CoralError
             raise stop
 
     with pytest.raises(type(stop)):
-        annotator(server, pace=Pace(), concurrency=2).annotate(samples(50), PROMPT, desk.on_answer, check)
+        annotator(server, pace=Pace(), concurrency=2).annotate(asked(samples(50), PROMPT), desk.on_answer, check)
     assert list(desk.answers) == [0]
     assert len(server.history) <= 3
 
@@ -454,7 +454,7 @@ def test_failing_store_stops_the_work(server: ScriptedOpenAI) -> None:
         raise LeaseLostError("another worker owns this round")
 
     with pytest.raises(LeaseLostError):
-        annotator(server).annotate(samples(9), PROMPT, on_answer, lambda: None)
+        annotator(server).annotate(asked(samples(9), PROMPT), on_answer, lambda: None)
     assert len(server.history) == 1
 
 
@@ -516,7 +516,7 @@ def test_injected_text_stays_data_and_the_answer_a_label(server: ScriptedOpenAI)
     demos = [Demo(attack, "positive")]
     prompt = Prompt.build(load("sentiment"), SPACE, demos)
     desk = Desk()
-    annotator(server).annotate([Sample(0, attack)], prompt, desk.on_answer, desk.check)
+    annotator(server).annotate(asked([Sample(0, attack)], prompt), desk.on_answer, desk.check)
     first = server.history[0]
     assert first.text == attack
     assert [m["role"] for m in first.messages] == ["system", "user"]
