@@ -20,6 +20,7 @@ import numpy as np
 from coral_backend.exceptions import InputError
 from coral_backend.slm.engine import Corpus
 from coral_backend.types import UNLABELED, Floats, Ints
+from strategies.distillation.label_names import label_sentences
 
 COLUMNS = ("id", "text", "gold", "llm_label", "llm_name", "split")
 """What a file must have; more is allowed."""
@@ -107,7 +108,9 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     nobody = np.full(len(asked), UNLABELED, dtype=np.int64)
     task = Task(
         name=dataset_name(path),
-        corpus=Corpus([r["text"] for r in asked], llm_labels, nobody, len(labels)),
+        corpus=Corpus(
+            [r["text"] for r in asked], llm_labels, nobody, len(labels), [label_sentences(label) for label in labels]
+        ),
         llm_confidence=_confidence(asked),
         test_texts=[r["text"] for r in test],
     )

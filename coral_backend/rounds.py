@@ -56,6 +56,7 @@ from coral_backend.types import (
     Verdict,
 )
 from strategies.demonstration import DEMONSTRATIONS
+from strategies.distillation.label_names import label_sentences
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
 
 logger = logging.getLogger(__name__)
@@ -265,7 +266,9 @@ class RoundRunner:
         table = corpus_arrays.read(self.store, project)
         if table.size == 0:
             raise InputError(_nothing_to_label(project, 0))
-        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(project.label_space.labels))
+        space = project.label_space
+        about = [label_sentences(label, space.definitions.get(label, "")) for label in space.labels]
+        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(space.labels), about)
         folder = corpus_arrays.round_folder(step.settings, step.round)
         report = self._reporter(step)
         # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
