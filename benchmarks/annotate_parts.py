@@ -47,12 +47,12 @@ class Endpoint:
 
     def stats(self) -> dict[str, Any]:
         """Return what it was asked since the last reset."""
-        with urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=30) as answer:  # noqa: S310 - loopback
+        with urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=30) as answer:
             return dict(json.load(answer))
 
     def reset(self) -> None:
         """Have it forget what it was asked."""
-        urlopen(Request(f"http://127.0.0.1:{self.port}/reset", data=b"{}"), timeout=30).close()  # noqa: S310
+        urlopen(Request(f"http://127.0.0.1:{self.port}/reset", data=b"{}"), timeout=30).close()
 
 
 @contextmanager
@@ -113,4 +113,6 @@ def table(report: Mapping[str, Mapping[str, Any]]) -> str:
             mark = {True: "met", False: "MISSED", None: ""}[plain["met"]]
             rows.append((section, name, str(plain["value"]), plain["target"], mark))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import csv
 import gzip
 import hashlib
+import io
 import json
 import random
 import re
@@ -351,13 +353,12 @@ def labels_of(request: Mapping[str, Any]) -> Sequence[str]:
 
 def recorded(path: Path) -> dict[tuple[str, str], str]:
     """Read the answers of a CSV file with columns text, llm_name and llm_label, and perhaps ``llm__<model>`` for more models."""
-    opened = gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="")
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     answers: dict[tuple[str, str], str] = {}
-    with opened as stream:
-        for row in csv.DictReader(stream):
-            text = row["text"]
-            answers[row["llm_name"], text] = row["llm_label"]
-            answers |= {(name[5:], text): value for name, value in row.items() if name.startswith("llm__")}
+    for row in csv.DictReader(io.StringIO(data.decode("utf-8"), newline="")):
+        text = row["text"]
+        answers[row["llm_name"], text] = row["llm_label"]
+        answers |= {(name[5:], text): value for name, value in row.items() if name.startswith("llm__")}
     return answers
 
 
@@ -397,7 +398,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=options.seed,
         count_requests=not options.no_count,
     )
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(script, options.port))
-    except KeyboardInterrupt:
-        pass

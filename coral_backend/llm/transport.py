@@ -14,8 +14,6 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from coral_backend import __version__
-
 CONNECT_TIMEOUT_S = 10.0
 LONGEST_BODY = 8_000_000
 """In bytes; a completion has some thousand."""
@@ -64,7 +62,7 @@ class Transport:
             "Authorization": f"Bearer {key}",
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "User-Agent": f"coral-label-studio/{__version__}",
+            "User-Agent": "coral-label-studio",
         }
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
