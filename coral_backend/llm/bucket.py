@@ -119,7 +119,7 @@ class LocalBucket:
                 return Starts(waits, at - now - AHEAD_S)
             waits.append(max(0.0, at - now))
             self._request_at = at + self._request_s
-            self._token_at = max(self._token_at, at - LAG_S) + cost * self._token_s
+            self._token_at = max(self._token_at, max(at, now) - LAG_S) + cost * self._token_s
         return Starts(waits)
 
     async def close_for(self, seconds: float) -> None:
@@ -147,7 +147,7 @@ for i = 7, #ARGV do
   end
   answer[#answer + 1] = math.ceil(math.max(0, at - now))
   request = at + request_us
-  token = math.max(token, at - lag) + ARGV[i] * token_us
+  token = math.max(token, math.max(at, now) - lag) + ARGV[i] * token_us
 end
 redis.call('HSET', KEYS[1], 'request', string.format('%.0f', request), 'token', string.format('%.0f', token))
 redis.call('PEXPIRE', KEYS[1], math.ceil(math.max(kept, (math.max(request, token, open) - now) / 1000 + kept)))
