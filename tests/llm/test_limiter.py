@@ -6,12 +6,16 @@ import asyncio
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coral_backend.exceptions import SettingsError
+from coral_backend.llm.base import asked, make_annotator
 from coral_backend.llm.bucket import (
     AHEAD_S,
     FILL,
@@ -24,9 +28,16 @@ from coral_backend.llm.bucket import (
     local_bucket,
 )
 from coral_backend.llm.limiter import Estimate, Limiter, Window
+from coral_backend.llm.prompt import Prompt
 from coral_backend.llm.retry import Pace
 from coral_backend.services.redis_server import RedisServer
+from coral_backend.settings import Settings
+from coral_backend.types import Answer, LabelSpace, Sample
+from strategies.tasks import load
+from tests.scripted_openai import ScriptedOpenAI, status
 from tests.scripted_server import Window as StrictWindow
+
+SPACE = LabelSpace("Choices", "sentiment", "text", "text", ("positive", "negative"))
 
 
 class Clock:
@@ -199,7 +210,6 @@ def test_without_an_answering_redis_each_worker_keeps_to_the_limit(
     async def story() -> list[Starts]:
         bucket = RedisBucket(f"unix://{tmp_path}/nobody.sock", "coral:llm:away", rates, LocalBucket(rates))
         try:
-            await bucket.close_for(0.0)
             return [await bucket.take([1] * 9, 0) for _ in range(2)]
         finally:
             await bucket.close()
@@ -208,6 +218,37 @@ def test_without_an_answering_redis_each_worker_keeps_to_the_limit(
     assert first.waits
     assert len(second.waits) < len(first.waits), "the second asks the same bucket"
     assert len([r for r in caplog.records if "not shared" in r.message]) == 1
+
+
+def test_the_settings_limit_is_kept_in_the_redis_of_model_dir(server: RedisServer) -> None:
+    samples = [Sample(i, f"text {i}") for i in range(6)]
+    prompt = Prompt.build(load("sentiment"), SPACE, [])
+    with ScriptedOpenAI() as endpoint:
+        environ = {
+            "MODEL_DIR": str(server.data_dir),
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "canary-7f3a91c2d4",
+            "CORAL_LLM_RPM": "600000",
+        }
+        endpoint.script.append(status(429, {"Retry-After-Ms": "20"}))
+        answers: list[Answer] = []
+        make_annotator(Settings.load(environ)).annotate(
+            asked(samples, prompt), lambda _, answer: answers.append(answer), lambda: None
+        )
+        name = bucket_name(endpoint.base_url, "canary-7f3a91c2d4", "gpt-4o-mini")
+    with closing(redis.Redis.from_url(server.url)) as client:
+        kept = client.hgetall(name)
+        everything = b" ".join(client.keys())
+    assert [answer.label for answer in answers] == ["positive"] * 6
+    assert set(kept) == {b"request", b"token", b"open"}
+    assert b"canary" not in everything
+
+
+def test_an_address_that_is_none_is_said_without_showing_it() -> None:
+    settings = Settings.load({"REDIS_URL": "http://:secret-1@host", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"})
+    with pytest.raises(SettingsError, match="REDIS_URL") as caught:
+        make_annotator(settings).annotate([], lambda *_: None, lambda: None)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_bucket_is_named_after_endpoint_key_and_model_and_tells_none() -> None:
@@ -292,6 +333,21 @@ def test_what_another_worker_was_told_holds_back_all_slots() -> None:
     sent = asyncio.run(story())
     # Those who passed before the first look came back were on their way already.
     assert max(sent) >= 5_040.0 - AHEAD_S
+
+
+def test_a_bucket_that_fails_ends_the_waiting() -> None:
+    class Failing(LocalBucket):
+        async def take(self, costs: Sequence[int], used_more: int) -> Starts:
+            raise ValueError("nonsense from Redis")
+
+    async def story() -> None:
+        limiter = Limiter(Failing(Rates(5)), Pace(), limited=True)
+        async with limiter.running():
+            for _ in range(2):
+                with pytest.raises(ValueError, match="nonsense"):
+                    await limiter.start(1)
+
+    asyncio.run(story())
 
 
 # --- the window ----------------------------------------------------------------------------------------------------
