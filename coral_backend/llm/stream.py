@@ -18,8 +18,8 @@ from coral_backend.llm.parse import Completion
 from coral_backend.llm.replies import Keys, completion_of
 from coral_backend.types import Answer, Reply, Sample
 
-CHUNK = 64
-"""Questions that are read, and looked up in the store, at a time."""
+CHUNK = 16
+"""Questions that are read, and looked up in the store, at a time; all slots wait while they are."""
 
 MOST_WAITING = 1_000
 """Samples that wait for the answer to an equal request; with more nothing is read until it comes."""
