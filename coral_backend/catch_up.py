@@ -159,7 +159,7 @@ class CatchUp:
                 project_id, number, sample, answer, prompt_version=prompt.version, lease=self.lease
             )
 
-        annotator = make_annotator(self.settings, lazy_embed(self.settings))
+        annotator = make_annotator(self.settings, lazy_embed(self.settings), self.store.replies)
         annotator.annotate(asked(missing, prompt), keep, lambda: self.store.keep_lease(self.lease))
 
     def _judge(self, samples: Sequence[Sample], serving: Round) -> list[Verdict]:

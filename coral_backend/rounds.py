@@ -250,7 +250,7 @@ class RoundRunner:
 
     def _annotate(self, step: Step) -> Stage:
         """Ask the annotator for the next chunk of labels that are missing."""
-        annotator = make_annotator(step.settings, lazy_embed(step.settings))
+        annotator = make_annotator(step.settings, lazy_embed(step.settings), self.store.replies)
         demos = self._demos(step, annotator)
         prompt = prompt_for(step.settings, step.project, demos)
         todo, total = self._unanswered(step)
@@ -378,7 +378,6 @@ class RoundRunner:
                 prompt_version=prompt.version,
                 lease=step.lease,
             )
-            report(count, total, {"annotator": annotator.name})
 
         annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
         report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)

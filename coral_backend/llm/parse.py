@@ -34,12 +34,16 @@ class Completion:
         The model's answer; empty when it gave none.
     unusable : str or None
         Why the answer must not be read although there is one: cut off, filtered, refused.
+    logprobs : tuple of dict
+        What the endpoint says about each token of the answer, unchecked (``token``, ``logprob``, ``top_logprobs``); empty
+        when it says nothing.
     """
 
     text: str
     unusable: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    logprobs: tuple[dict[str, Any], ...] = ()
 
 
 def read_reply(body: bytes) -> Completion:
@@ -125,7 +129,13 @@ def _completion(choice: dict[str, Any], message: dict[str, Any], usage: object) 
         unusable,
         _count(usage, "prompt_tokens"),
         _count(usage, "completion_tokens"),
+        _logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(said: object) -> tuple[dict[str, Any], ...]:
+    content = said.get("content") if isinstance(said, dict) else None
+    return tuple(token for token in content if isinstance(token, dict)) if isinstance(content, list) else ()
 
 
 def _content(content: object) -> str:
