@@ -205,6 +205,28 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A completion that an endpoint gave, kept so that the same request is never paid twice.
+
+    Attributes
+    ----------
+    key : str
+        SHA-256 of the request as CORAL wanted it (``llm/replies.py`` ``reply_key``), 64 hex digits.
+    body : str
+        The JSON of the completion as it came, without the API key.
+    seconds : float
+        How long it took.
+    """
+
+    key: str
+    body: str
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class HumanLabel:
     """One annotation by a person.
 

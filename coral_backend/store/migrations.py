@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import metadata, migrations
+from coral_backend.store.tables import endpoints, metadata, migrations, replies
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -15,7 +15,12 @@ def m001_first_tables(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables,)
+def m002_replies(connection: Connection) -> None:
+    """Create what keeps an endpoint's answers, and what is known of an endpoint; a new database has both already."""
+    metadata.create_all(connection, tables=[replies, endpoints])
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies)
 
 
 def migrate(connection: Connection) -> list[str]:

@@ -154,3 +154,26 @@ leases = Table(
     Column("holder", String(200), nullable=False),
     Column("expires_at", Float, nullable=False),
 )
+
+# What LLM endpoints answered, by the request: an answer is paid once, whoever asks again.
+replies = Table(
+    "replies",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# What an LLM endpoint accepts in a request, found out by asking it.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("base_url", String(500), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("accepts", JSON, nullable=False),
+    Column("probed_at", Float, nullable=False),
+)
