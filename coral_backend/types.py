@@ -227,6 +227,24 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Said:
+    """One ``opinion``: the answer to one question about one sample in one round.
+
+    Attributes
+    ----------
+    place : int
+        0 for the first question about the sample in the round.
+    candidates : tuple of str or None
+        The labels that the question listed; None for all.
+    """
+
+    place: int
+    answer: Answer
+    candidates: tuple[str, ...] | None = None
+    prompt_version: str = ""
+
+
+@dataclass(frozen=True)
 class HumanLabel:
     """One annotation by a person.
 

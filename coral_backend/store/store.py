@@ -25,6 +25,7 @@ from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
 from coral_backend.store.migrations import migrate
+from coral_backend.store.opinions import Opinions
 from coral_backend.store.replies import Replies
 from coral_backend.types import (
     Answer,
@@ -75,6 +76,8 @@ class Store:
 
     Attributes
     ----------
+    opinions : Opinions
+        What each annotator said, before it was decided.
     replies : Replies
         What LLM endpoints answered and accept.
     """
@@ -84,6 +87,7 @@ class Store:
         self._now = now
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
+        self.opinions = Opinions(self)
         self.replies = Replies(self)
         with self._write() as connection:
             migrate(connection)
