@@ -25,10 +25,19 @@ class Question:
     ----------
     prompt : Prompt
         Most questions of a round share one; a strategy may ask about a sample with candidates or demonstrations of its own.
+    draw : int
+        0, 1, 2, ...: the same question asked again on purpose (at a temperature above 0) is another request.
+    temperature : float
+        Of the model's choice among likely words, from 0; an endpoint that takes none has its own.
+    logprobs : bool
+        Whether to ask for log-probabilities, where the endpoint gives them.
     """
 
     sample: Sample
     prompt: Prompt
+    draw: int = 0
+    temperature: float = 0.0
+    logprobs: bool = False
 
 
 class Annotator(Protocol):

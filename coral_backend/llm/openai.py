@@ -17,7 +17,8 @@ from typing import Any
 from coral_backend.exceptions import EndpointError, SettingsError
 from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.client import Client, Endpoint, ItemFailedError, Shape
-from coral_backend.llm.parse import CUT, MAX_RAW_CHARS, Completion, read_label
+from coral_backend.llm.confidence import from_logprobs, tokens_of
+from coral_backend.llm.parse import CUT, MAX_RAW_CHARS, Completion
 from coral_backend.llm.prompt import Prompt, clean
 from coral_backend.llm.retry import Budget, Pace
 from coral_backend.settings import Settings
@@ -126,14 +127,14 @@ class OpenAIAnnotator:
         """Ask for a label, and once more if the answer names none."""
         budget = Budget(self._endpoint.timeout_s)
         first = await client.complete(prompt, prompt.messages(text), budget)
-        answer = self._answer(first, prompt.labels, client)
+        answer = self._answer(first, prompt, client)
         if answer.label is not None or first.unusable:
             return answer
         try:
             second = await client.complete(prompt, prompt.repair(text, first.text), budget)
         except ItemFailedError as failure:
             return replace(answer, reason=f"{answer.reason} Asked again: {failure}.")
-        repaired = self._answer(second, prompt.labels, client)
+        repaired = self._answer(second, prompt, client)
         return replace(
             repaired,
             raw=f"{answer.raw}\n{repaired.raw}",
@@ -141,14 +142,17 @@ class OpenAIAnnotator:
             completion_tokens=first.completion_tokens + second.completion_tokens,
         )
 
-    def _answer(self, completion: Completion, labels: Sequence[str], client: Client) -> Answer:
+    def _answer(self, completion: Completion, prompt: Prompt, client: Client) -> Answer:
         """Turn a completion into an answer; one that is cut, filtered or refused is not read."""
-        label, reason = (None, completion.unusable) if completion.unusable else read_label(completion.text, labels)
+        label, reason = (None, completion.unusable) if completion.unusable else prompt.read(completion.text)
+        sure = from_logprobs(tokens_of(completion.logprobs), prompt.answers(), label) if label else None
         raw = clean(completion.text, MAX_RAW_CHARS)
         return Answer(
             label,
             raw=raw.replace(self._endpoint.key, "[key]") if self._endpoint.has_secret else raw,
             reason=reason and _sentence(client.safe(reason)),
+            confidence=sure.confidence if sure else prompt.sureness(completion.text) if label else None,
+            missing_mass=sure.missing_mass if sure else None,
             annotator=self.name,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,

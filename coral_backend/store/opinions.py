@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, select
 
 from coral_backend.store import tables as t
+from coral_backend.store.engine import storable
 from coral_backend.types import Answer, Said, Sample
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ class Opinions:
             "place": said.place,
             "content_hash": sample.content_hash,
             "annotator": answer.annotator,
-            "label": _storable(answer.label),
+            "label": storable(answer.label),
             "confidence": answer.confidence,
+            "missing_mass": answer.missing_mass,
             "candidates": None if said.candidates is None else list(said.candidates),
-            "raw": _storable(answer.raw),
-            "reason": _storable(answer.reason),
+            "raw": storable(answer.raw),
+            "reason": storable(answer.reason),
             "prompt_version": said.prompt_version,
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
@@ -92,7 +94,3 @@ class Opinions:
             where=lambda new: c.content_hash != new.content_hash,
         )
 
-
-def _storable(text: str | None) -> str | None:
-    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
-    return None if text is None else text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")

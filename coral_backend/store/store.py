@@ -24,6 +24,7 @@ from coral_backend.exceptions import (
 from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
+from coral_backend.store.engine import storable as _clean
 from coral_backend.store.migrations import migrate
 from coral_backend.store.opinions import Opinions
 from coral_backend.store.replies import Replies
@@ -689,13 +690,6 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def _clean(text: str | None) -> str | None:
-    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
-    if text is None:
-        return None
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
 def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), max(1, size)))
 
@@ -707,7 +701,7 @@ def _project(row: Row[Any]) -> Project:
 
 
 def _answer(row: Row[Any]) -> Answer:
-    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
+    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__ if name != "missing_mass"})
 
 
 def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:

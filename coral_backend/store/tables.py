@@ -84,6 +84,8 @@ opinions = Table(
     Column("annotator", Text, nullable=False),
     Column("label", Text),
     Column("confidence", Float),
+    # Probability that the model gave to answers that are no label.
+    Column("missing_mass", Float),
     # The labels that the question listed, where these were not all of them.
     Column("candidates", JSON),
     Column("raw", Text, nullable=False),
