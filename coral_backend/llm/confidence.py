@@ -115,7 +115,7 @@ def is_fake(tokens: Sequence[Token]) -> bool:
     """Say whether log-probabilities cannot be true: not finite, positive, all zero, all equal, or summing to more than one."""
     chosen = [token.logprob for token in tokens]
     values = [*chosen, *(value for token in tokens for _, value in token.others)]
-    if any(not math.isfinite(value) and value != -math.inf or value > LEAST_SPREAD for value in values):
+    if any(math.isnan(value) or value > LEAST_SPREAD for value in values):
         return True
     if max(values) - min(values) < LEAST_SPREAD and (len(values) > 1 or values[0] > -LEAST_SPREAD):
         return True

@@ -100,7 +100,9 @@ def read_sureness(text: str) -> float | None:
         data = json.loads(_unwrapped(text), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError):
         return None
-    values = [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, _Pairs) else []
+    values = (
+        [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, _Pairs) else []
+    )
     if len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], int | float):
         return None
     return float(values[0]) / 100.0 if 0 <= values[0] <= 100 else None

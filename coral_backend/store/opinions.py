@@ -93,4 +93,3 @@ class Opinions:
             change=tuple(set(c.keys()) - set(KEY)),
             where=lambda new: c.content_hash != new.content_hash,
         )
-

@@ -23,6 +23,8 @@ from strategies.annotation.base import (
     Team,
 )
 from strategies.annotation.chain import Chain
+from strategies.annotation.first_look import first_look
+from strategies.annotation.sampled import Sampled
 from strategies.annotation.single import Single
 from strategies.annotation.small_first import SmallFirst
 from strategies.annotation.two_candidates import TwoCandidates
@@ -36,9 +38,11 @@ __all__ = [
     "Chain",
     "Decision",
     "Opinion",
+    "Sampled",
     "Single",
     "SmallFirst",
     "Team",
     "TwoCandidates",
     "Vote",
+    "first_look",
 ]

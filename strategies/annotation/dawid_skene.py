@@ -113,6 +113,8 @@ def _maximise(votes: Ints, truth: Floats) -> Annotators:
 
 def _one_coin(accuracy: Floats, n_labels: int) -> Floats:
     """Return confusion matrices, shape (A, K, K), with one accuracy an annotator and all errors equally likely."""
+    if n_labels == 1:
+        return np.ones((len(accuracy), 1, 1))
     accuracy = np.clip(accuracy, 0.01, 0.99)[:, None, None]
     same = np.eye(n_labels)[None]
-    return np.asarray(accuracy * same + (1.0 - accuracy) / max(1, n_labels - 1) * (1.0 - same) if n_labels > 1 else same)
+    return np.asarray(accuracy * same + (1.0 - accuracy) / (n_labels - 1) * (1.0 - same))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from strategies.annotation.base import SLM, Opinion
 from strategies.distillation.frozen import Floats, Ints, frozen_view
 
 FEWEST = 20
@@ -18,8 +15,8 @@ TEMPERATURES = tuple(float(t) for t in np.geomspace(0.05, 4.0, 25))
 UNLABELED = -1
 
 
-def first_look(embeddings: Floats, given: Ints, labels: Sequence[str]) -> list[Opinion | None]:
-    """Return the small model's opinion on each sample, which did not see that sample's own label.
+def first_look(embeddings: Floats, given: Ints, n_classes: int) -> Floats | None:
+    """Return a small model's probabilities for each sample, learned without that sample's own label.
 
     Parameters
     ----------
@@ -27,24 +24,19 @@ def first_look(embeddings: Floats, given: Ints, labels: Sequence[str]) -> list[O
         Shape (N, D), rows of length 1.
     given : ndarray
         Shape (N,), 0 ... K-1, the label that the first annotator gave; -1 where it gave none.
-    labels : sequence of str
-        The K labels.
+    n_classes : int
+        K.
 
     Returns
     -------
-    list of Opinion or None
-        N of them; all None when fewer than ``FEWEST`` labels, or only one kind of label, were given.
+    ndarray or None
+        Shape (N, K), rows sum to 1; None when fewer than ``FEWEST`` labels, or only one kind of label, were given.
     """
     rows = np.flatnonzero(given != UNLABELED)
     if len(rows) < FEWEST or len(np.unique(given[rows])) < 2:
-        return [None] * len(given)
-    log_probs, _ = frozen_view(embeddings, given, len(labels))
-    probs = _sharpened(log_probs, given)
-    best = np.argsort(-probs, axis=1)[:, :2]
-    return [
-        Opinion(labels[first], float(min(1.0, row[first])), SLM, rival=labels[second], asked=False)
-        for row, (first, second) in zip(probs, best.tolist(), strict=True)
-    ]
+        return None
+    log_probs, _ = frozen_view(embeddings, given, n_classes)
+    return _sharpened(log_probs, given)
 
 
 def _sharpened(log_probs: Floats, given: Ints) -> Floats:

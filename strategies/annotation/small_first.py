@@ -38,23 +38,32 @@ class SmallFirst:
     def __call__(self, opinions: Sequence[Opinion]) -> Ask | Decision:
         """Return what the small ones agree on, else what the last one says."""
         asked, slm = asked_for(opinions), small_model(opinions)
-        if len(asked) > self._last:
-            return self._after_the_last(asked, slm)
-        small = [*([slm] if slm else []), *asked]
+        small = [slm] if slm else []
+        for answer in asked:
+            step = self._next(small, slm)
+            if isinstance(step, Decision):
+                return step
+            if step.annotator == self._last:
+                return self._after_the_last(answer, small)
+            small.append(answer)
+        return self._next(small, slm)
+
+    def _next(self, small: Sequence[Opinion], slm: Opinion | None) -> Ask | Decision:
+        """Return what follows the small ones' opinions: the next of them, the last annotator, or their decision."""
+        asked = len(small) - (slm is not None)
         if small and _differ(small):
             return Ask(annotator=self._last)
-        if len(asked) < self._last and not (len(small) == 1 and _is_sure(small)):
-            return Ask(annotator=len(asked))
-        return _together(small) if _is_sure(small) else Ask(annotator=self._last)
+        if _is_sure(small) and (asked == self._last or len(small) == 1):
+            return _together(small)
+        return Ask(annotator=min(asked, self._last))
 
-    def _after_the_last(self, asked: Sequence[Opinion], slm: Opinion | None) -> Decision:
+    def _after_the_last(self, last: Opinion, small: Sequence[Opinion]) -> Decision:
         """Return the last one's label; where it abstained the most frequent of the small ones'."""
-        last = asked[-1]
         if last.label is not None:
             return Decision(last.label, last.confidence, decided_by=last.annotator)
-        said = [o for o in (*([slm] if slm else []), *asked) if o.label is not None]
+        said = [o for o in small if o.label is not None]
         if not said:
-            return nobody(asked)
+            return nobody([*(o for o in small if o.asked), last])
         label = Counter(str(o.label) for o in said).most_common(1)[0][0]
         return _together([o for o in said if o.label == label])
 

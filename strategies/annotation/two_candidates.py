@@ -47,9 +47,9 @@ class TwoCandidates:
         """Return the first label, or the one chosen of two."""
         asked, slm = asked_for(opinions), small_model(opinions)
         earlier = [o for o in opinions if not o.asked and o.annotator != SLM and o.label is not None]
-        first, *choices = [*earlier[-1:], *asked] or [None]
-        if first is None:
+        if not earlier and not asked:
             return Ask(annotator=0)
+        first, *choices = [*earlier[-1:], *asked]
         pair = _candidates(first, slm)
         if pair is None:
             return passed_on(first) if first.label is not None else nobody([first])

@@ -30,7 +30,9 @@ class Vote:
     def fit(self, wave: Sequence[Sequence[Opinion]]) -> Vote:
         """Estimate the annotators from the samples on which all votes are in."""
         complete = [asked for opinions in wave if len(asked := asked_for(opinions)) >= self._seats]
-        known = estimate(np.stack([self._row(asked) for asked in complete]), len(self._team.labels)) if complete else None
+        known = (
+            estimate(np.stack([self._row(asked) for asked in complete]), len(self._team.labels)) if complete else None
+        )
         return Vote(self._team, known)
 
     def __call__(self, opinions: Sequence[Opinion]) -> Ask | Decision:
