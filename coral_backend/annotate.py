@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from coral_backend import corpus_arrays
 from coral_backend.exceptions import SettingsError
 from coral_backend.llm.base import Annotator, Embed, Question, make_annotator
+from coral_backend.llm.replies import Replies
 from coral_backend.questions import Questions
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
@@ -54,22 +55,27 @@ class Report(Protocol):
         ...
 
 
-def make_team(settings: Settings, embed: Embed) -> list[Annotator]:
+def make_team(settings: Settings, embed: Embed, replies: Replies | None = None) -> list[Annotator]:
     """Return the annotators that `settings` ask for, cheapest first; several only where LLMs are asked.
+
+    Parameters
+    ----------
+    replies : Replies or None
+        Where paid replies are kept.
 
     Raises
     ------
     SettingsError
         If one of them lacks what it needs, or several models are named for an annotator that has none.
     """
-    first = make_annotator(settings.model_copy(update={"llm_model": settings.models[0]}), embed)
-    if len(settings.models) > 1 and not first.is_llm:
+    first, *others = [settings.model_copy(update={"llm_model": name}) for name in settings.models]
+    leader = make_annotator(first, embed, replies)
+    if others and not leader.is_llm:
         raise SettingsError(
-            f"CORAL_LLM_MODELS names {len(settings.models)} models, and the annotator is {first.name}, which has none. "
+            f"CORAL_LLM_MODELS names {len(settings.models)} models, and the annotator is {leader.name}, which has none. "
             "Set OPENAI_BASE_URL or OPENAI_API_KEY, or leave CORAL_LLM_MODELS empty."
         )
-    others = [settings.model_copy(update={"llm_model": name}) for name in settings.models[1:]]
-    return [first, *(make_annotator(other, embed) for other in others)]
+    return [leader, *(make_annotator(other, embed, replies) for other in others)]
 
 
 def make_strategy(settings: Settings, annotators: Sequence[Annotator], labels: Sequence[str]) -> AnnotationStrategy:
@@ -169,7 +175,7 @@ class Annotation:
                 candidates = None if set(prompt.labels) == set(self.project.label_space.labels) else prompt.labels
                 newest = Said(len(before), answer, candidates, prompt.version)
                 self._keep(sample, [*before, newest], strategy)
-                count.one_more()
+                count.done += 1
 
             annotator.annotate(_noted(questions.about(mine), put), keep, count.tell)
             count.tell(last=True)
@@ -231,10 +237,6 @@ class _Count:
     total: int
     detail: Mapping[str, Any]
     who: str = ""
-
-    def one_more(self) -> None:
-        self.done += 1
-        self.tell()
 
     def tell(self, *, last: bool = False) -> None:
         self.report(self.done, self.total, {**self.detail, "annotator": self.who}, last=last)

@@ -154,7 +154,7 @@ class CatchUp:
         if not missing:
             return
         embed = lazy_embed(settings)
-        team = make_team(settings, embed)
+        team = make_team(settings, embed, self.store.replies)
         strategy = make_strategy(settings, team, project.label_space.labels)
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         demos = serving.demos if serving else ()

@@ -34,6 +34,30 @@ def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
         raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
 
 
+def prompt_for(
+    settings: Settings,
+    project: Project,
+    demos: Sequence[Demo],
+    *,
+    strategy: TaskStrategy | None = None,
+    listed: Sequence[str] | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Prompt:
+    """Return the prompt of a project with these demonstrations; see ``Prompt.build`` for `listed` and `candidates`."""
+    return Prompt.build(
+        strategy or strategy_for(settings, project),
+        project.label_space,
+        demos,
+        max_chars=settings.max_text_chars,
+        context=settings.llm_context,
+        answer_tokens=settings.llm_max_tokens,
+        listed=listed,
+        candidates=candidates,
+        coded=settings.llm_confidence == "logprobs",
+        verbalised=settings.llm_confidence == "verbalised",
+    )
+
+
 class Questions:
     """Puts the questions of one round.
 
@@ -98,29 +122,19 @@ class Questions:
         return [
             self._shared(ask.candidates)
             if own_demos is None and (own_list is None or ask.candidates)
-            else self._build(self._demos if own_demos is None else own_demos, own_list, ask.candidates)
+            else self._prompt(self._demos if own_demos is None else own_demos, own_list, ask.candidates)
             for (_, ask), own_list, own_demos in zip(batch, listed, demos, strict=True)
         ]
 
     def _shared(self, candidates: tuple[str, ...] | None) -> Prompt:
         """Return the prompt of all texts with the same candidates, built once."""
         if candidates not in self._built:
-            self._built[candidates] = self._build(self._demos, None, candidates)
+            self._built[candidates] = self._prompt(self._demos, None, candidates)
         return self._built[candidates]
 
-    def _build(self, demos: Sequence[Demo], listed: Sequence[str] | None, candidates: Sequence[str] | None) -> Prompt:
-        settings = self._settings
-        return Prompt.build(
-            self._strategy,
-            self._space,
-            demos,
-            max_chars=settings.max_text_chars,
-            context=settings.llm_context,
-            answer_tokens=settings.llm_max_tokens,
-            listed=listed,
-            candidates=candidates,
-            coded=settings.llm_confidence == "logprobs",
-            verbalised=settings.llm_confidence == "verbalised",
+    def _prompt(self, demos: Sequence[Demo], listed: Sequence[str] | None, candidates: Sequence[str] | None) -> Prompt:
+        return prompt_for(
+            self._settings, self._project, demos, strategy=self._strategy, listed=listed, candidates=candidates
         )
 
     def _nearest(self, batch: Sequence[tuple[Sample, Ask]]) -> list[tuple[Demo, ...] | None]:

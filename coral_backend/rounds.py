@@ -40,7 +40,7 @@ from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.llm.base import Embed
-from coral_backend.questions import Questions
+from coral_backend.questions import Questions, prompt_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
@@ -248,7 +248,7 @@ class RoundRunner:
         """Return who is asked in this round, how, and in which words; the demonstrations are chosen first."""
         settings, project = step.settings, step.project
         embed = lazy_embed(settings)
-        team = make_team(settings, embed)
+        team = make_team(settings, embed, self.store.replies)
         strategy = make_strategy(settings, team, project.label_space.labels)
         known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
@@ -610,8 +610,10 @@ def _nothing_to_label(project: Project, tasks: int) -> str:
 
 __all__ = [
     "RoundRunner",
+    "choose_demos",
     "model_folder",
     "neighbours_of",
+    "prompt_for",
     "reconcile",
     "refresh_project",
     "round_lease",

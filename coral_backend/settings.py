@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from coral_backend.exceptions import SettingsError
 
+REDIS_URL_FILE = "redis.url"
+"""Name of the file in MODEL_DIR that tells other processes where our Redis is."""
+
 
 class Settings(BaseModel):
     """The resolved settings of a process; immutable. README's table describes each in one line.
@@ -101,6 +104,18 @@ class Settings(BaseModel):
         default="auto",
         alias="CORAL_LLM_CONFIDENCE",
         description="auto (log-probabilities if the endpoint has them), logprobs (option letters), samples, verbalised or none.",
+    )
+    llm_rpm: int | None = Field(
+        default=None,
+        ge=1,
+        alias="CORAL_LLM_RPM",
+        description="Requests a minute that the endpoint allows, for all workers together; default: no limit of ours.",
+    )
+    llm_tpm: int | None = Field(
+        default=None,
+        ge=1,
+        alias="CORAL_LLM_TPM",
+        description="Tokens a minute that the endpoint allows, for all workers together; default: no limit of ours.",
     )
     recorded_key: str | None = Field(
         default=None, alias="CORAL_RECORDED_KEY", description="Key of task data with labels that exist already."
@@ -238,6 +253,16 @@ class Settings(BaseModel):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.model_dir.resolve() / 'coral.sqlite3'}"
+
+    @property
+    def known_redis_url(self) -> str | None:
+        """The address of the Redis that is set, or that we run in MODEL_DIR; None without one. May hold a password."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        try:
+            return (self.model_dir / REDIS_URL_FILE).read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
 
 
 PROJECT_OPTIONS = frozenset(
