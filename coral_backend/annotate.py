@@ -133,18 +133,20 @@ class Annotation:
         """
         left = list(undecided)
         while left:
-            said = self._said(left)
-            depth = min(len(said.get(s.task_id, ())) for s in left)
+            batch = left if self.strategy.waits else left[:limit]
+            said = self._said(batch)
+            depth = min(len(said.get(s.task_id, ())) for s in batch)
             self._look(depth, said)
             strategy = self._fitted(said)
-            wave = [s for s in left if not strategy.waits or len(said.get(s.task_id, ())) == depth]
+            wave = [s for s in batch if not strategy.waits or len(said.get(s.task_id, ())) == depth]
             steps = [(s, strategy(self._opinions(s.task_id, said))) for s in wave]
             self._decide([(s, step, said.get(s.task_id, [])) for s, step in steps if isinstance(step, Decision)])
             asks = [(s, step) for s, step in steps if isinstance(step, Ask)]
             if asks:
-                count = _Count(report, total - len(asks), total, {"wave": depth + 1} if strategy.waits else {})
+                open_now = len(left) - len(batch) + len(asks)
+                count = _Count(report, total - open_now, total, {"wave": depth + 1} if strategy.waits else {})
                 self._ask(asks[:limit], said, strategy, self.questions, count)
-                return count.decided == len(asks)
+                return count.decided == open_now
             decided = {s.task_id for s in wave}
             left = [s for s in left if s.task_id not in decided]
         return True
