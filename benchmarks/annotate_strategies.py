@@ -56,7 +56,8 @@ PRICES: Mapping[str, tuple[float, float]] = {
     "claude-4.5-sonnet": (3.00, 15.00),
 }
 """USD per million tokens, input and output: the providers' list prices of the time in which the answers were recorded (2024 and
-2025). Models without one (they ran on their authors' own machines) and answers under a second, longer prompt are no links."""
+2025), as price comparisons of that time repeat them. Models without one (they ran on their authors' own machines) and answers
+under a second, longer prompt are no links."""
 
 BYTES_PER_TOKEN = 4
 """Of English text; the same for all models, so that it hardly moves the shares of cost."""
