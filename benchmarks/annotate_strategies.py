@@ -215,6 +215,8 @@ def measure_file(replay: Replay, embed: Embed | None) -> dict[str, Any]:
             "asked": dict(outcome.asked.most_common()),
             "decided": dict(outcome.decided.most_common()),
         }
+    shorter = play(replay, "chain", links[:-1], embeddings)
+    second = links[-2]
     gain = _hits(replay, played["chain"].labels) - _hits(replay, replay.answers[last])
     return {
         "rows": len(replay.texts),
@@ -226,6 +228,11 @@ def measure_file(replay: Replay, embed: Embed | None) -> dict[str, Any]:
         "last_link": last,
         "chain_minus_last": round(float(gain.mean()), 4),
         "chain_minus_last_error": round(float(gain.std() / np.sqrt(len(gain))), 4),
+        "shorter_chain": {
+            "last_link": second,
+            "last_accuracy": methods[f"single {second}"]["accuracy"],
+            **_score(replay, shorter.labels, shorter.asked, second),
+        },
         "methods": methods,
     }
 
@@ -271,6 +278,12 @@ def section(data_dir: Path, *, embed: Embed | None = None) -> dict[str, Any]:
         }
         if averaged
         else {},
+        "average_shorter_chain": {
+            key: round(float(np.mean([one["shorter_chain"][key] for one in averaged])), 4)
+            for key in ("accuracy", "last_accuracy", "cost_of_last")
+        }
+        if averaged
+        else {},
     }
 
 
@@ -305,6 +318,11 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
     for method, values in average.items():
         figures[f"average {method} accuracy"] = figure(values["accuracy"])
         figures[f"average {method} cost of last"] = figure(values["cost_of_last"])
+    short = report["average_shorter_chain"]
+    figures[f"average chain accuracy, one link shorter (last link {short['last_accuracy']})"] = figure(
+        short["accuracy"]
+    )
+    figures["average chain cost of last, one link shorter"] = figure(short["cost_of_last"])
     figures["average chain accuracy"] = at_least(average["chain"]["accuracy"], average["last link"]["accuracy"])
     figures["average chain cost of last"] = at_most(average["chain"]["cost_of_last"], 0.5)
     return figures
@@ -348,6 +366,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         ]
         for method, values in report["average"].items():
             lines.append(f"| {method} | {values['accuracy']:.4f} | {values['cost_of_last']:.4f} |")
+        short = report["average_shorter_chain"]
+        pair = f"{short['accuracy']:.4f} to {short['last_accuracy']:.4f} at {short['cost_of_last']:.4f} of the cost."
+        lines += ["", f"How much hangs on the dearest model? The chain without it, against its own last link: {pair}"]
     return "\n".join(lines)
 
 
