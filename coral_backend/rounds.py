@@ -21,6 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from coral_backend import corpus_arrays
+from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
+from coral_backend.demos import Neighbours, Verified, choose_demos
 from coral_backend.exceptions import (
     ConflictError,
     CoralError,
@@ -28,7 +30,6 @@ from coral_backend.exceptions import (
     InputError,
     LeaseLostError,
     RoundStopped,
-    SettingsError,
     TrainingError,
     UnavailableError,
 )
@@ -38,8 +39,9 @@ from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
-from coral_backend.llm.base import Annotator, asked, make_annotator
-from coral_backend.llm.prompt import Prompt
+from coral_backend.llm.base import Embed
+from coral_backend.llm.prompt import gives_orders
+from coral_backend.questions import Questions, prompt_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
@@ -57,13 +59,14 @@ from coral_backend.types import (
 )
 from strategies.demonstration import DEMONSTRATIONS
 from strategies.distillation.label_names import label_sentences
-from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
 
 logger = logging.getLogger(__name__)
 
 SYNC_CHUNK = 1000
 REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
+MOST_NAMED = 50
+"""So many tasks whose text speaks to the model are named in a round's metrics."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -92,21 +95,6 @@ def settings_for(settings: Settings, project: Project) -> Settings:
 def round_lease(round_id: int) -> str:
     """Return the name of the lease that the worker of a round holds."""
     return f"round-{round_id}"
-
-
-def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
-    """Return the task strategy named in the settings, or the one that fits the label config."""
-    space = project.label_space
-    try:
-        return choose(space.tag, space.labels) if settings.task_strategy == "auto" else load(settings.task_strategy)
-    except TaskStrategyError as error:
-        raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
-
-
-def prompt_for(settings: Settings, project: Project, demos: Sequence[Demo]) -> Prompt:
-    """Return the prompt of a project with these demonstrations."""
-    strategy = strategy_for(settings, project)
-    return Prompt.build(strategy, project.label_space, demos, max_chars=settings.max_text_chars)
 
 
 class RoundRunner:
@@ -249,14 +237,50 @@ class RoundRunner:
         return Stage.ANNOTATE
 
     def _annotate(self, step: Step) -> Stage:
-        """Ask the annotator for the next chunk of labels that are missing."""
-        annotator = make_annotator(step.settings, lazy_embed(step.settings), self.store.replies)
-        demos = self._demos(step, annotator)
-        prompt = prompt_for(step.settings, step.project, demos)
+        """Ask the annotators the next questions, until the strategy has decided about every sample."""
+        annotation = self._annotation(step)
         todo, total = self._unanswered(step)
-        chunk = todo[: step.settings.annotate_chunk]
-        self._ask(step, annotator, prompt, chunk, done=total - len(todo), total=total)
-        return Stage.DISTIL if len(todo) <= len(chunk) else Stage.ANNOTATE
+        finished = annotation.advance(todo, total, step.settings.annotate_chunk, self._reporter(step))
+        if not finished:
+            return Stage.ANNOTATE
+        links = self.store.opinions.usage(step.project.id, step.round.number)
+        orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
+        told = {"links": links, "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]}}
+        metrics = {**self.store.round(step.round.id).metrics, **told}
+        self.store.update_round(step.round.id, step.lease, metrics=metrics)
+        return Stage.DISTIL
+
+    def _annotation(self, step: Step) -> Annotation:
+        """Return who is asked in this round, how, and in which words; the demonstrations are chosen first."""
+        settings, project = step.settings, step.project
+        embed = lazy_embed(settings)
+        team = make_team(settings, embed, self.store.replies)
+        strategy = make_strategy(settings, team, project.label_space.labels)
+        known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
+        neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
+        questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
+        annotation = Annotation(
+            self.store,
+            project,
+            step.round.number,
+            step.lease,
+            team,
+            strategy,
+            questions,
+            known,
+            self._look(step, embed),
+        )
+        demos = self._demos(step, annotation)
+        annotation.questions = questions.with_demos(demos)
+        return annotation
+
+    def _look(self, step: Step, embed: Embed) -> FirstLook | None:
+        """Return the small model of a first round, which has no other."""
+        if step.project.active_round is not None:
+            return None
+        samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
+        folder = corpus_arrays.round_folder(step.settings, step.round)
+        return FirstLook(samples, step.project.label_space.labels, embed, folder, step.settings.seed)
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
@@ -361,27 +385,6 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, step: Step, annotator: Annotator, prompt: Prompt, chunk: Sequence[Sample], *, done: int, total: int
-    ) -> None:
-        report = self._reporter(step)
-        count = done
-
-        def keep(sample: Sample, answer: Answer) -> None:
-            nonlocal count
-            count += 1
-            self.store.put_llm_label(
-                step.project.id,
-                step.round.number,
-                sample,
-                answer,
-                prompt_version=prompt.version,
-                lease=step.lease,
-            )
-
-        annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
-        report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)
-
     def _unanswered(self, step: Step) -> tuple[list[Sample], int]:
         """Return the samples that this round must still ask about, and how many it asks about in all.
 
@@ -406,12 +409,12 @@ class RoundRunner:
         human = set(self.store.human_labels(project.id))
         return [s for s in samples if s.task_id not in done and s.task_id not in human], total
 
-    def _demos(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
+    def _demos(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
         """Return the round's demonstrations; they are chosen once and kept with it."""
         if step.round.demos or "demos_chosen" in step.round.progress or step.settings.n_demos == 0:
             return step.round.demos
         if step.project.active_round is None:
-            demos = self._self_labelled(step, annotator) if annotator.is_llm else ()
+            demos = self._self_labelled(step, annotation) if annotation.annotators[0].is_llm else ()
         elif step.round.revision:
             demos = self.store.round(step.project.active_round).demos
         else:
@@ -420,8 +423,11 @@ class RoundRunner:
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
 
-    def _self_labelled(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
-        """Let the LLM label a few random samples without demonstrations (the paper's Self-Labeling, section 3)."""
+    def _self_labelled(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
+        """Let the LLM label a few random samples without demonstrations (the paper's Self-Labeling, section 3).
+
+        Of several the last one is asked, whom the strategies trust most: all others see what it said.
+        """
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         select = DEMONSTRATIONS.get(step.settings.first_demonstration)
         space = step.project.label_space
@@ -435,11 +441,11 @@ class RoundRunner:
             rng=np.random.default_rng(step.settings.seed),
         )
         chosen = [samples[i] for i in index]
-        prompt = prompt_for(step.settings, step.project, ())
         answers = self.store.llm_labels(step.project.id)
         human = self.store.human_labels(step.project.id)
         missing = [s for s in chosen if s.task_id not in answers and s.task_id not in human]
-        self._ask(step, annotator, prompt, missing, done=0, total=len(missing))
+        last = len(annotation.annotators) - 1
+        annotation.ask_once(missing, last, annotation.questions.zero_shot(), self._reporter(step))
         said: dict[int, Answer | HumanLabel] = {**self.store.llm_labels(step.project.id), **human}
         labels = ((s.text, said[s.task_id].label) for s in chosen if s.task_id in said)
         return tuple(Demo(text, label) for text, label in labels if label in space.labels)
@@ -517,31 +523,22 @@ def _is_gone(client: LabelStudioClient, annotation_id: int) -> bool:
     return False
 
 
-def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[Demo, ...]:
-    """Choose demonstrations among clean and human-labelled samples (the paper's Distilled Selection, section 3)."""
-    if project.active_round is None:
-        return ()
-    verdicts = {v.task_id: v for v in store.verdicts(project.id, project.active_round)}
-    arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
-    if arrays is None or not verdicts:
-        return ()
-    human, space = store.human_labels(project.id), project.label_space
-    texts = {s.task_id: s.text for s in store.samples(project.id)}
-    keep = np.array([t in verdicts and t in texts for t in arrays.task_ids.tolist()], dtype=bool)
-    ids = arrays.task_ids[keep].tolist()
-    said = [human[t].label if t in human else verdicts[t].label for t in ids]
-    trusted = [t in human or verdicts[t].flag is Flag.CLEAN for t in ids]
-    labels = np.array([space.index(label) for label in said], dtype=np.int64)
-    index = DEMONSTRATIONS.get(settings.demonstration)(
-        texts=[texts[t] for t in ids],
-        labels=labels,
-        eligible=np.array(trusted, dtype=bool) & (labels >= 0),
-        features=arrays.features[keep],
-        n=settings.n_demos,
-        n_classes=len(space.labels),
-        rng=np.random.default_rng(settings.seed),
-    )
-    return tuple(Demo(texts[ids[i]], space.labels[labels[i]]) for i in index)
+def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbours | None:
+    """Return what finds the verified samples nearest to a text, where prompts are to be made of them."""
+    many = len(project.label_space.labels) > settings.llm_labels
+    if project.active_round is None or not (many or settings.demonstration == "retrieval"):
+        return None
+    verified = Verified.read(store, settings, project)
+    if verified is None:
+        return None
+    folder = model_folder(settings, store.round(project.active_round))
+
+    def features_of(texts: Sequence[str]) -> Floats:
+        from coral_backend.slm.engine import Model  # torch, only where it is needed
+
+        return Model.load(folder).predict(texts)[1]
+
+    return Neighbours(verified, features_of)
 
 
 def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
@@ -623,12 +620,12 @@ __all__ = [
     "RoundRunner",
     "choose_demos",
     "model_folder",
+    "neighbours_of",
     "prompt_for",
     "reconcile",
     "refresh_project",
     "round_lease",
     "settings_for",
-    "strategy_for",
     "summary",
     "version_of",
 ]

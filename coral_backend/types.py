@@ -192,6 +192,8 @@ class Answer:
         The annotator's own confidence in [0, 1]; None when unknown. Not calibrated.
     annotator : str
         Who answered, for example ``"openai:gpt-4o-mini"``.
+    missing_mass : float or None
+        Probability that the model gave to answers that are no label, where the confidence is from log-probabilities.
     """
 
     label: str | None
@@ -202,6 +204,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    missing_mass: float | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,24 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """One ``opinion``: the answer to one question about one sample in one round.
+
+    Attributes
+    ----------
+    place : int
+        0 for the first question about the sample in the round.
+    candidates : tuple of str or None
+        The labels that the question listed; None for all.
+    """
+
+    place: int
+    answer: Answer
+    candidates: tuple[str, ...] | None = None
+    prompt_version: str = ""
 
 
 @dataclass(frozen=True)

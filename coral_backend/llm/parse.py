@@ -94,6 +94,20 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
     return (label, None) if label is not None else (None, f"{plain(named)[:80]!r} is none of the {len(labels)} labels")
 
 
+def read_sureness(text: str) -> float | None:
+    """Return the ``confidence`` of an answer's JSON in [0, 1], given in per cent; None where it has none in 0 to 100."""
+    try:
+        data = json.loads(_unwrapped(text), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):
+        return None
+    values = (
+        [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, _Pairs) else []
+    )
+    if len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], int | float):
+        return None
+    return float(values[0]) / 100.0 if 0 <= values[0] <= 100 else None
+
+
 def match_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the one of `labels` that `text` is, up to case, blanks, quotes and a final stop; None where none or two are."""
     if text in labels:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from coral_backend.llm.base import Question
 from coral_backend.llm.client import Client, ItemFailedError, Messages, Paid
+from coral_backend.llm.confidence import from_logprobs, tokens_of
 from coral_backend.llm.desk import Desk, Entry, sentence
-from coral_backend.llm.parse import MAX_RAW_CHARS, Completion, read_label
+from coral_backend.llm.parse import MAX_RAW_CHARS, Completion
 from coral_backend.llm.prompt import clean
 from coral_backend.llm.replies import LONGEST_BODY, Keys, completion_of
 from coral_backend.llm.retry import Budget, Pace
@@ -39,13 +40,16 @@ class Talk:
 
     def read(self, question: Question, completion: Completion) -> Answer:
         """Turn a completion into an answer without its cost; one that is cut, filtered or refused is not read."""
-        labels = question.prompt.labels
-        label, reason = (None, completion.unusable) if completion.unusable else read_label(completion.text, labels)
+        prompt = question.prompt
+        label, reason = (None, completion.unusable) if completion.unusable else prompt.read(completion.text)
+        sure = from_logprobs(tokens_of(completion.logprobs), prompt.answers(), label) if label else None
         return Answer(
             label,
             raw=self._client.unsecret(clean(completion.text, MAX_RAW_CHARS)),
             reason=reason and sentence(self._client.safe(reason)),
+            confidence=sure.confidence if sure else prompt.sureness(completion.text) if label else None,
             annotator=self._desk.name,
+            missing_mass=sure.missing_mass if sure else None,
         )
 
     async def _entry(self, item: Item) -> Entry:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import endpoints, metadata, migrations, replies
+from coral_backend.store.tables import endpoints, metadata, migrations, opinions, replies
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -20,7 +20,12 @@ def m002_replies(connection: Connection) -> None:
     metadata.create_all(connection, tables=[replies, endpoints])
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies)
+def m003_opinions(connection: Connection) -> None:
+    """Create what each annotator said, beside ``llm_labels``, which keeps what was decided."""
+    opinions.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies, m003_opinions)
 
 
 def migrate(connection: Connection) -> list[str]:

@@ -24,7 +24,9 @@ from coral_backend.exceptions import (
 from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
+from coral_backend.store.engine import storable as _clean
 from coral_backend.store.migrations import migrate
+from coral_backend.store.opinions import Opinions
 from coral_backend.store.replies import Replies
 from coral_backend.types import (
     Answer,
@@ -75,6 +77,8 @@ class Store:
 
     Attributes
     ----------
+    opinions : Opinions
+        What each annotator said, before it was decided.
     replies : Replies
         What LLM endpoints answered and accept.
     """
@@ -84,6 +88,7 @@ class Store:
         self._now = now
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
+        self.opinions = Opinions(self)
         self._upserts: dict[tuple[Any, ...], Any] = {}
         self.replies = Replies(self)
         with self._write() as connection:
@@ -692,13 +697,6 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def _clean(text: str | None) -> str | None:
-    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
-    if text is None:
-        return None
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
 def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), max(1, size)))
 
@@ -710,7 +708,7 @@ def _project(row: Row[Any]) -> Project:
 
 
 def _answer(row: Row[Any]) -> Answer:
-    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
+    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__ if name != "missing_mass"})
 
 
 def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:

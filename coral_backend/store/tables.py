@@ -72,6 +72,31 @@ llm_labels = Table(
     Column("created_at", Float, nullable=False),
 )
 
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    Column("round_number", Integer, primary_key=True, autoincrement=False),
+    # 0 for the first question about a task in a round, 1 for the second ...; llm_labels keeps what was decided from them.
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("annotator", Text, nullable=False),
+    Column("label", Text),
+    Column("confidence", Float),
+    # Probability that the model gave to answers that are no label.
+    Column("missing_mass", Float),
+    # The labels that the question listed, where these were not all of them.
+    Column("candidates", JSON),
+    Column("raw", Text, nullable=False),
+    Column("reason", Text),
+    Column("prompt_version", String(64), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
 annotations = Table(
     "annotations",
     metadata,
