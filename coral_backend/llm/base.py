@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from coral_backend.exceptions import SettingsError
 from coral_backend.llm.prompt import Prompt
+from coral_backend.llm.spend import Meter
 from coral_backend.settings import Settings
 from coral_backend.types import Answer, Floats, Sample
 
@@ -70,13 +71,15 @@ def asked(samples: Iterable[Sample], prompt: Prompt) -> Iterator[Question]:
     return (Question(sample, prompt) for sample in samples)
 
 
-def make_annotator(settings: Settings, embed: Embed | None = None) -> Annotator:
+def make_annotator(settings: Settings, embed: Embed | None = None, meter: Meter | None = None) -> Annotator:
     """Return the annotator that `settings` ask for.
 
     Parameters
     ----------
     embed : callable or None
         The sentence encoder of the ``embedded`` annotator; its attribute ``name``, if any, goes into the annotator's name.
+    meter : Meter or None
+        Counts what the requests of an LLM cost, and keeps them under a budget.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def make_annotator(settings: Settings, embed: Embed | None = None) -> Annotator:
         choice = "openai" if settings.openai_base_url or settings.openai_api_key else "embedded"
     if choice not in _MAKERS:
         raise SettingsError(f"CORAL_ANNOTATOR is {choice!r}. Allowed: auto, {', '.join(sorted(_MAKERS))}.")
-    return _MAKERS[choice](settings, embed)
+    return _MAKERS[choice](settings, embed, meter)
 
 
 def abstained(sample: Sample, annotator: str) -> Answer | None:
@@ -100,13 +103,13 @@ def abstained(sample: Sample, annotator: str) -> Answer | None:
     return None
 
 
-def _openai(settings: Settings, _: Embed | None) -> Annotator:
+def _openai(settings: Settings, _: Embed | None, meter: Meter | None) -> Annotator:
     from coral_backend.llm.openai import OpenAIAnnotator  # the SDK takes a second to import
 
-    return OpenAIAnnotator.from_settings(settings)
+    return OpenAIAnnotator.from_settings(settings, meter)
 
 
-def _embedded(_: Settings, embed: Embed | None) -> Annotator:
+def _embedded(_: Settings, embed: Embed | None, __: Meter | None) -> Annotator:
     from coral_backend.llm.embedded import EmbeddedAnnotator
 
     if embed is None:
@@ -116,7 +119,7 @@ def _embedded(_: Settings, embed: Embed | None) -> Annotator:
     return EmbeddedAnnotator(embed)
 
 
-def _recorded(settings: Settings, _: Embed | None) -> Annotator:
+def _recorded(settings: Settings, _: Embed | None, __: Meter | None) -> Annotator:
     from coral_backend.llm.recorded import RecordedAnnotator
 
     if not settings.recorded_key:
@@ -126,7 +129,7 @@ def _recorded(settings: Settings, _: Embed | None) -> Annotator:
     return RecordedAnnotator(settings.recorded_key)
 
 
-_MAKERS: dict[str, Callable[[Settings, Embed | None], Annotator]] = {
+_MAKERS: dict[str, Callable[[Settings, Embed | None, Meter | None], Annotator]] = {
     "openai": _openai,
     "embedded": _embedded,
     "recorded": _recorded,

@@ -29,6 +29,7 @@ from coral_backend.llm.retry import (
     retry_after,
     scrub,
 )
+from coral_backend.llm.spend import Meter, Till
 
 CONNECT_TIMEOUT_S = 10.0
 FIRST_CONNECTS = 4
@@ -155,8 +156,9 @@ class Client:
         Completions received.
     """
 
-    def __init__(self, api: openai.AsyncOpenAI, endpoint: Endpoint, pace: Pace, shape: Shape) -> None:
+    def __init__(self, api: openai.AsyncOpenAI, endpoint: Endpoint, pace: Pace, shape: Shape, till: Till) -> None:
         self.endpoint = endpoint
+        self._till = till
         self.replies = 0
         self._api, self._pace, self._shape = api, pace, shape
         self._gate = Gate(pace)
@@ -164,14 +166,17 @@ class Client:
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, endpoint: Endpoint, pace: Pace, shape: Shape) -> AsyncIterator[Client]:
-        """Open the connections of a run; they are closed with the context."""
+    async def connected(
+        cls, endpoint: Endpoint, pace: Pace, shape: Shape, till: Till | None = None
+    ) -> AsyncIterator[Client]:
+        """Open the connections of a run; they are closed with the context. Requests are paid at `till`."""
+        till = till or Meter.free().till(endpoint.model, endpoint.base_url, endpoint.model)
         timeout = httpx2.Timeout(endpoint.timeout_s, connect=min(CONNECT_TIMEOUT_S, endpoint.timeout_s))
         limits = httpx2.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
         # A redirect would send the texts to an address that nobody set.
         async with httpx2.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False) as http:
             api = openai.AsyncOpenAI(api_key=endpoint.key, base_url=endpoint.base_url, max_retries=0, http_client=http)
-            yield cls(api, endpoint, pace, shape)
+            yield cls(api, endpoint, pace, shape, till)
 
     async def complete(self, prompt: Prompt, messages: list[dict[str, str]], budget: Budget) -> Completion:
         """Send one request until a completion comes, or the item's time is up.
@@ -209,7 +214,10 @@ class Client:
         """Send one request; again in another shape while the endpoint does not accept the shape."""
         while True:
             try:
-                body = await self._post(prompt, messages, budget)
+                parameters = self._shape.parameters(prompt, self.endpoint.max_tokens)
+                async with self._till.paying(messages, parameters, _never_billed) as payment:
+                    body = await self._post(prompt, messages, budget)
+                    payment.settle(body)
             except openai.APIStatusError as error:
                 if judge(error.status_code, error.response.text) is not Verdict.REQUEST:
                     raise
@@ -298,3 +306,9 @@ class Client:
         return f"The LLM endpoint {self.endpoint.base_url} answered {error.status_code}" + (
             f" ({text})" if text else ""
         )
+
+
+def _never_billed(error: BaseException) -> bool:
+    """Say whether a request that ended so was refused, or reached nobody."""
+    reached_nobody = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return isinstance(error, openai.APIStatusError) or (isinstance(error, openai.APIConnectionError) and reached_nobody)

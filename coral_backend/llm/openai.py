@@ -20,6 +20,7 @@ from coral_backend.llm.client import Client, Endpoint, ItemFailedError, Shape
 from coral_backend.llm.parse import CUT, MAX_RAW_CHARS, Completion, read_label
 from coral_backend.llm.prompt import Prompt, clean
 from coral_backend.llm.retry import Budget, Pace
+from coral_backend.llm.spend import Meter
 from coral_backend.settings import Settings
 from coral_backend.types import Answer, Sample
 
@@ -49,14 +50,15 @@ class OpenAIAnnotator:
 
     is_llm = True
 
-    def __init__(self, endpoint: Endpoint, pace: Pace | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, pace: Pace | None = None, meter: Meter | None = None) -> None:
         self.name = f"openai:{endpoint.model}"
         self._endpoint = endpoint
+        self.meter = meter or Meter.free()
         self._pace = pace or Pace()
         self._shape = Shape()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> OpenAIAnnotator:
+    def from_settings(cls, settings: Settings, meter: Meter | None = None) -> OpenAIAnnotator:
         """Build it from the process's settings.
 
         Raises
@@ -75,7 +77,22 @@ class OpenAIAnnotator:
             timeout_s=settings.llm_timeout_s,
             max_tokens=settings.llm_max_tokens,
         )
-        return cls(endpoint, Pace(rng=random.Random(settings.seed)))
+        return cls(endpoint, Pace(rng=random.Random(settings.seed)), meter)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the model is."""
+        return self._endpoint
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a request was accepted, so that the shape of ``body`` is known to be right."""
+        return self._shape.settled
+
+    def body(self, prompt: Prompt, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the body of a request as this endpoint takes it."""
+        parameters = self._shape.parameters(prompt, self._endpoint.max_tokens)
+        return {"model": self._endpoint.model, "messages": messages, **parameters}
 
     def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
         """Answer `questions`; see ``Annotator``. Equal requests are sent once, and the first sample carries the cost."""
@@ -94,7 +111,8 @@ class OpenAIAnnotator:
 
     async def _work(self, todo: Sequence[Item], desk: _Desk) -> None:
         """Label everything in `todo`; cancel all slots when one of them, or ``check``, raises."""
-        async with Client.connected(self._endpoint, self._pace, self._shape) as client:
+        till = self.meter.till(self.name, self._endpoint.base_url, self._endpoint.model)
+        async with Client.connected(self._endpoint, self._pace, self._shape, till) as client:
             queue = iter(todo)
             slots = min(self._endpoint.concurrency, len(todo))
             asking = self._first_then_all(client, queue, slots, desk)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import metadata, migrations
+from coral_backend.store.tables import batches, metadata, migrations, spend
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -15,7 +15,13 @@ def m001_first_tables(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables,)
+def m004_spend(connection: Connection) -> None:
+    """Create the tables of what was asked and of batches; what was spent before is not known by the request."""
+    for table in (spend, batches):
+        table.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m004_spend)
 
 
 def migrate(connection: Connection) -> list[str]:

@@ -24,7 +24,9 @@ from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
 from coral_backend.store.migrations import migrate
 from coral_backend.types import (
+    SUMS,
     Answer,
+    Batch,
     Demo,
     Flag,
     HumanLabel,
@@ -34,6 +36,7 @@ from coral_backend.types import (
     RoundStatus,
     Sample,
     Source,
+    Spend,
     Stage,
     Verdict,
 )
@@ -202,8 +205,12 @@ class Store:
         *,
         prompt_version: str,
         lease: Lease | None = None,
+        round_id: int = 0,
+        spent: Sequence[Spend] = (),
     ) -> None:
         """Store one answer of the annotator; the first of a round to the same content and prompt stays.
+
+        `spent` is added to what the round `round_id` has taken (see ``add_spend``) in the same transaction.
 
         Raises
         ------
@@ -232,6 +239,7 @@ class Store:
         with self._write() as connection:
             self._guard(connection, lease)
             self._upsert(connection, t.llm_labels, [row], key=key, change=tuple(set(row) - set(key)), where=changed)
+            self._add_spend(connection, project_id, round_id, spent)
 
     def llm_labels(self, project_id: int, *, round_number: int | None = None) -> dict[int, Answer]:
         """Return each task's newest answer that still fits its content; only those of one round if given."""
@@ -259,6 +267,68 @@ class Store:
         with self._read() as connection:
             rows = connection.execute(query.order_by(c.round_number)).all()
         return {r[0]: {"answers": r[1], "prompt_tokens": r[2], "completion_tokens": r[3]} for r in rows}
+
+    # --- spending ---------------------------------------------------------------------------------------------
+
+    def add_spend(self, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
+        """Add to what a round (0: the time between rounds) has taken. Needs no lease: what was paid was paid."""
+        if spent:
+            with self._write() as connection:
+                self._add_spend(connection, project_id, round_id, spent)
+
+    def spending(self, project_id: int | None = None) -> dict[int, list[Spend]]:
+        """Return what each round has taken by its id (0: between rounds), a ``Spend`` for each annotator and way of asking.
+
+        Of all projects together, by annotator only, under the id 0, if `project_id` is None.
+        """
+        c = t.spend.c
+        where = [c.project_id == project_id] if project_id is not None else []
+        query = select(t.spend).where(*where).order_by(c.round_id, c.annotator, c.batch)
+        found: dict[int, list[Spend]] = {}
+        with self._read() as connection:
+            for row in connection.execute(query):
+                spent = Spend(**{name: getattr(row, name) for name in Spend.__dataclass_fields__})
+                found.setdefault(row.round_id if project_id is not None else 0, []).append(spent)
+        return found
+
+    def put_batch(self, batch: Batch, lease: Lease) -> None:
+        """Remember a batch, or what became of it."""
+        row = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+        row |= {name: list(row[name]) for name in ("task_ids", "labels", "again")}
+        row |= {"created_at": batch.created_at or self._now(), "updated_at": self._now(), "error": _clean(batch.error)}
+        with self._write() as connection:
+            self._guard(connection, lease)
+            self._upsert(connection, t.batches, [row], key=("key",), change=tuple(set(row) - {"key", "created_at"}))
+
+    def close_batch(self, batch: Batch, spent: Sequence[Spend], lease: Lease) -> None:
+        """Remember how a batch ended, and what its useless answers took, in one transaction."""
+        values = {
+            "status": batch.status,
+            "open": False,
+            "again": list(batch.again),
+            "done": batch.done,
+            "reserved": 0.0,
+        }
+        values |= {"error": _clean(batch.error), "updated_at": self._now()}
+        with self._write() as connection:
+            self._guard(connection, lease)
+            row = update(t.batches).where(t.batches.c.key == batch.key, t.batches.c.open.is_(True))
+            if connection.execute(row.values(values)).rowcount:
+                self._add_spend(connection, batch.project_id, batch.round_id, spent)
+
+    def batches(self, round_id: int) -> list[Batch]:
+        """Return the batches of a round, the oldest first."""
+        query = select(t.batches).where(t.batches.c.round_id == round_id)
+        with self._read() as connection:
+            rows = connection.execute(query.order_by(t.batches.c.created_at, t.batches.c.key)).all()
+        return [_batch(row) for row in rows]
+
+    def rounds_with_open_batches(self, project_id: int) -> dict[int, float]:
+        """Return the rounds of a project with open batches, and when one of them was last looked at."""
+        c = t.batches.c
+        query = select(c.round_id, func.max(c.updated_at)).where(c.project_id == project_id, c.open.is_(True))
+        with self._read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query.group_by(c.round_id))}
 
     # --- human labels -----------------------------------------------------------------------------------------
 
@@ -460,6 +530,13 @@ class Store:
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
 
+    def set_round_options(self, round_id: int, **options: Any) -> Round:
+        """Change settings that a round carries with it (its budget, whether it asks in batches)."""
+        current = self.round(round_id)
+        with self._write() as connection:
+            self._set_round(connection, round_id, {"settings": {**current.settings, **options}})
+        return self.round(round_id)
+
     # --- verdicts ---------------------------------------------------------------------------------------------
 
     def put_verdicts(self, project_id: int, round_id: int, verdicts: Sequence[Verdict], lease: Lease | None) -> None:
@@ -559,6 +636,16 @@ class Store:
         statement = statement.on_conflict_do_update(index_elements=list(key), set_=values, where=condition)
         return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
 
+    def _add_spend(self, connection: Connection, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
+        if not spent:
+            return
+        names = Spend.__dataclass_fields__
+        rows = [{"project_id": project_id, "round_id": round_id, **{n: getattr(s, n) for n in names}} for s in spent]
+        statement = self._insert(t.spend)
+        sums = {name: t.spend.c[name] + statement.excluded[name] for name in SUMS}
+        keys = ["project_id", "round_id", "annotator", "batch"]
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=sums), rows)
+
     def _by_task(self, query: Any, column: Any, task_ids: Collection[int] | None) -> list[Row[Any]]:
         with self._read() as connection:
             if task_ids is None:
@@ -650,6 +737,11 @@ def _project(row: Row[Any]) -> Project:
 
 def _answer(row: Row[Any]) -> Answer:
     return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
+
+
+def _batch(row: Row[Any]) -> Batch:
+    values = {name: getattr(row, name) for name in Batch.__dataclass_fields__}
+    return Batch(**{**values, **{name: tuple(values[name]) for name in ("task_ids", "labels", "again")}})
 
 
 def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:
