@@ -18,6 +18,8 @@ from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.llm.base import asked, make_annotator
+from coral_backend.llm.prices import PriceTable
+from coral_backend.llm.spend import Meter
 from coral_backend.rounds import lazy_embed, model_folder, prompt_for, settings_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
@@ -155,12 +157,24 @@ class CatchUp:
         number = serving.number if serving else 0
 
         def keep(sample: Sample, answer: Answer) -> None:
-            self.store.put_llm_label(
-                project_id, number, sample, answer, prompt_version=prompt.version, lease=self.lease
-            )
+            with meter.telling() as spent:
+                self.store.put_llm_label(
+                    project_id,
+                    number,
+                    sample,
+                    answer,
+                    prompt_version=prompt.version,
+                    lease=self.lease,
+                    spent=spent,
+                )
 
-        annotator = make_annotator(self.settings, lazy_embed(self.settings))
-        annotator.annotate(asked(missing, prompt), keep, lambda: self.store.keep_lease(self.lease))
+        meter = Meter(PriceTable.load(self.settings.prices))  # a budget is a round's
+        annotator = make_annotator(self.settings, lazy_embed(self.settings), meter)
+        try:
+            annotator.annotate(asked(missing, prompt), keep, lambda: self.store.keep_lease(self.lease))
+        finally:
+            with meter.telling() as spent:
+                self.store.add_spend(project_id, 0, spent)
 
     def _judge(self, samples: Sequence[Sample], serving: Round) -> list[Verdict]:
         """Judge new samples beside the corpus of the round that serves, and keep their verdicts with it."""

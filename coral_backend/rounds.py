@@ -14,13 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from coral_backend import corpus_arrays
+from coral_backend.batches import PROBES, BatchDesk
+from coral_backend.costs import meter_for
 from coral_backend.exceptions import (
     ConflictError,
     CoralError,
@@ -40,6 +42,7 @@ from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.llm.base import Annotator, asked, make_annotator
 from coral_backend.llm.prompt import Prompt
+from coral_backend.llm.spend import Meter
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
@@ -48,6 +51,7 @@ from coral_backend.types import (
     Flag,
     Floats,
     HumanLabel,
+    Progress,
     Project,
     Round,
     RoundStatus,
@@ -81,11 +85,23 @@ class Step:
     round: Round
     lease: Lease
     settings: Settings
+    meter: Meter = field(default_factory=Meter.free)
 
 
 def settings_for(settings: Settings, project: Project) -> Settings:
     """Return the process's settings with the project's own options on top."""
     return settings.with_options(project.options)
+
+
+def settings_of(settings: Settings, project: Project, current: Round) -> Settings:
+    """Return the settings of one round: those of its project, with the budget and the way of asking it was begun with."""
+    own = {name: current.settings[name] for name in ("budget", "batch") if name in current.settings}
+    return settings_for(settings, project).with_options(own)
+
+
+def waits_until(current: Round) -> float:
+    """Return the time, in seconds since the epoch, before which a round has nothing to do; 0 when it has."""
+    return float(current.progress.get("waits_until") or 0.0)
 
 
 def round_lease(round_id: int) -> str:
@@ -152,7 +168,11 @@ class RoundRunner:
             What ended it; a round that met an absent part (``UnavailableError``) can be run again.
         """
         while (current := self.store.round(round_id)).status in (RoundStatus.PENDING, RoundStatus.RUNNING):
-            self.advance(current.id)
+            left = waits_until(current) - time.time()
+            if left > 0:
+                time.sleep(min(left, REPORT_SECONDS))
+            else:
+                self.advance(current.id)
         return current
 
     def advance(self, round_id: int) -> Round:
@@ -170,7 +190,7 @@ class RoundRunner:
     def _step(self, round_id: int, lease: Lease) -> None:
         current = self.store.update_round(round_id, lease)
         project = self.store.project(current.project_id)
-        step = Step(project, current, lease, settings_for(self.settings, project))
+        step = Step(project, current, lease, settings_of(self.settings, project, current))
         stage, began = current.stage, time.monotonic()
         following = self._stages[stage](step)
         if following is None:
@@ -229,33 +249,57 @@ class RoundRunner:
         project = refresh_project(self.store, client, project_id)
         self.store.update_round(step.round.id, step.lease, config_hash=project.config_hash)
         report = self._reporter(step)
-        seen: set[int] = set()
-        batch: list[Sample] = []
-        for task in client.iter_tasks(project_id, progress=report):
-            batch.append(_sample(step.settings, project, task))
-            seen.add(batch[-1].task_id)
-            if len(batch) >= SYNC_CHUNK:
-                self.store.put_samples(project_id, batch)
-                batch = []
-        self.store.put_samples(project_id, batch)
-        known = {sample.task_id for sample in self.store.samples(project_id)}
-        self.store.retire_samples(project_id, known - seen)
-        reconcile(self.store, client, project)
+        seen = sync_samples(self.store, client, step.settings, project, report)
         usable = sum(sample.problem is None for sample in self.store.samples(project_id))
-        if not usable:
-            raise InputError(_nothing_to_label(project, len(seen)))
-        report(len(seen), len(seen), {"usable": usable}, last=True)
+        report(seen, seen, {"usable": usable}, last=True)
         return Stage.ANNOTATE
 
     def _annotate(self, step: Step) -> Stage:
         """Ask the annotator for the next chunk of labels that are missing."""
-        annotator = make_annotator(step.settings, lazy_embed(step.settings))
+        step.meter = meter_for(self.store, step.settings, step.project, step.round)
+        annotator = make_annotator(step.settings, lazy_embed(step.settings), step.meter)
         demos = self._demos(step, annotator)
         prompt = prompt_for(step.settings, step.project, demos)
         todo, total = self._unanswered(step)
+        if (
+            step.settings.batch and step.round.revision == 0
+        ):  # a retraining has a few texts to ask, and people wait for it
+            return self._annotate_in_batches(step, annotator, prompt)
         chunk = todo[: step.settings.annotate_chunk]
         self._ask(step, annotator, prompt, chunk, done=total - len(todo), total=total)
         return Stage.DISTIL if len(todo) <= len(chunk) else Stage.ANNOTATE
+
+    def _annotate_in_batches(self, step: Step, annotator: Annotator, prompt: Prompt) -> Stage:
+        """Hand in, look at, or read batches, whichever is next; see ``coral_backend.batches``."""
+        desk = BatchDesk(
+            self.store,
+            step.settings,
+            project=step.project,
+            current=step.round,
+            lease=step.lease,
+            annotator=annotator,
+            prompt=prompt,
+        )
+        if desk.collect():
+            return Stage.ANNOTATE
+        todo, total = self._unanswered(step)
+        done, (fresh, live) = total - len(todo), desk.split(todo)
+        if fresh:
+            if not desk.is_settled:
+                self._ask(step, annotator, prompt, fresh[:PROBES], done=done, total=total)
+                fresh, done = fresh[PROBES:], done + len(fresh[:PROBES])
+            if fresh and 0 < desk.submit(fresh) < len(fresh):
+                return Stage.ANNOTATE
+        if desk.open:
+            detail = {"annotator": annotator.name, "batch": desk.told()}
+            self._reporter(step)(done, total, detail, last=True)
+            progress = self.store.round(step.round.id).progress
+            waits = {**progress, "waits_until": time.time() + step.settings.batch_poll_s}
+            self.store.update_round(step.round.id, step.lease, progress=waits)
+            return Stage.ANNOTATE
+        chunk = live[: step.settings.annotate_chunk]
+        self._ask(step, annotator, prompt, chunk, done=done, total=total)
+        return Stage.DISTIL if len(live) <= len(chunk) else Stage.ANNOTATE
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
@@ -367,17 +411,24 @@ class RoundRunner:
         def keep(sample: Sample, answer: Answer) -> None:
             nonlocal count
             count += 1
-            self.store.put_llm_label(
-                step.project.id,
-                step.round.number,
-                sample,
-                answer,
-                prompt_version=prompt.version,
-                lease=step.lease,
-            )
+            with step.meter.telling() as spent:
+                self.store.put_llm_label(
+                    step.project.id,
+                    step.round.number,
+                    sample,
+                    answer,
+                    prompt_version=prompt.version,
+                    lease=step.lease,
+                    round_id=step.round.id,
+                    spent=spent,
+                )
             report(count, total, {"annotator": annotator.name})
 
-        annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
+        try:
+            annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
+        finally:  # what brought no answer was paid all the same
+            with step.meter.telling() as spent:
+                self.store.add_spend(step.project.id, step.round.id, spent)
         report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)
 
     def _unanswered(self, step: Step) -> tuple[list[Sample], int]:
@@ -418,8 +469,8 @@ class RoundRunner:
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
 
-    def _self_labelled(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
-        """Let the LLM label a few random samples without demonstrations (the paper's Self-Labeling, section 3)."""
+    def _first_samples(self, step: Step) -> list[Sample]:
+        """Return the few random samples that are labelled without demonstrations."""
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         select = DEMONSTRATIONS.get(step.settings.first_demonstration)
         space = step.project.label_space
@@ -432,7 +483,11 @@ class RoundRunner:
             n_classes=len(space.labels),
             rng=np.random.default_rng(step.settings.seed),
         )
-        chosen = [samples[i] for i in index]
+        return [samples[i] for i in index]
+
+    def _self_labelled(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
+        """Let the LLM label a few samples without demonstrations (the paper's Self-Labeling, section 3)."""
+        chosen, space = self._first_samples(step), step.project.label_space
         prompt = prompt_for(step.settings, step.project, ())
         answers = self.store.llm_labels(step.project.id)
         human = self.store.human_labels(step.project.id)
@@ -485,6 +540,33 @@ def refresh_project(store: Store, client: LabelStudioClient, project_id: int) ->
     )
     store.save_project(fresh)
     return store.project(project_id)
+
+
+def sync_samples(
+    store: Store, client: LabelStudioClient, settings: Settings, project: Project, progress: Progress
+) -> int:
+    """Read tasks and annotations from Label Studio into the store, and return how many tasks there are.
+
+    Raises
+    ------
+    InputError
+        If none of them can be labelled.
+    """
+    seen: set[int] = set()
+    batch: list[Sample] = []
+    for task in client.iter_tasks(project.id, progress=progress):
+        batch.append(_sample(settings, project, task))
+        seen.add(batch[-1].task_id)
+        if len(batch) >= SYNC_CHUNK:
+            store.put_samples(project.id, batch)
+            batch = []
+    store.put_samples(project.id, batch)
+    known = {sample.task_id for sample in store.samples(project.id)}
+    store.retire_samples(project.id, known - seen)
+    reconcile(store, client, project)
+    if all(sample.problem is not None for sample in store.samples(project.id)):
+        raise InputError(_nothing_to_label(project, len(seen)))
+    return len(seen)
 
 
 def reconcile(store: Store, client: LabelStudioClient, project: Project) -> int:
@@ -626,7 +708,10 @@ __all__ = [
     "refresh_project",
     "round_lease",
     "settings_for",
+    "settings_of",
     "strategy_for",
     "summary",
+    "sync_samples",
     "version_of",
+    "waits_until",
 ]

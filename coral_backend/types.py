@@ -264,8 +264,8 @@ class Batch:
     ----------
     key : str
         Ours; the endpoint keeps it as metadata, so that a batch is found again whose id we did not live to store.
-    batch_id : str or None
-        The endpoint's; None until it has answered.
+    batch_id, file_id : str or None
+        The endpoint's, of the batch and of its requests; None until it has answered.
     status : str
         ``creating``, the endpoint's own word, or ``lost`` when the endpoint knows no batch with our key.
     open : bool
@@ -289,6 +289,7 @@ class Batch:
     task_ids: tuple[int, ...]
     labels: tuple[str, ...]
     prompt_version: str
+    file_id: str | None = None
     again: tuple[int, ...] = ()
     reserved: float = 0.0
     requests: int = 0

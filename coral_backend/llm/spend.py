@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,14 +106,23 @@ class Meter:
             )
         return Till(self, annotator, price)
 
-    def take(self) -> list[Spend]:
-        """Return what was spent since this was last called, for the store."""
-        told, self._untold = list(self._untold.values()), {}
-        return told
+    @contextmanager
+    def telling(self) -> Iterator[list[Spend]]:
+        """Give what was spent since the last time, for the store; kept for the next time if the store does not take it."""
+        told, self._untold = self._untold, {}
+        try:
+            yield list(told.values())
+        except BaseException:
+            for spent in told.values():
+                self._keep(spent)
+            raise
 
     def note(self, spent: Spend) -> None:
         """Count what was spent."""
         self._spent += spent.cost
+        self._keep(spent)
+
+    def _keep(self, spent: Spend) -> None:
         key = (spent.annotator, spent.batch)
         self._untold[key] = self._untold[key].plus(spent) if key in self._untold else spent
 

@@ -260,13 +260,14 @@ class Store:
                 yield row.task_id, row.round_number, row.label
 
     def llm_usage(self, project_id: int) -> dict[int, dict[str, int]]:
-        """Return, for each round number, the answers asked for and the tokens they took."""
+        """Return, for each round number, the answers asked for, how many are labels, and the tokens they took."""
         c = t.llm_labels.c
-        sums = (func.count(), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
+        sums = (func.count(), func.count(c.label), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
         query = select(c.round_number, *sums).where(c.project_id == project_id).group_by(c.round_number)
         with self._read() as connection:
             rows = connection.execute(query.order_by(c.round_number)).all()
-        return {r[0]: {"answers": r[1], "prompt_tokens": r[2], "completion_tokens": r[3]} for r in rows}
+        names = ("answers", "labels", "prompt_tokens", "completion_tokens")
+        return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
     # --- spending ---------------------------------------------------------------------------------------------
 
@@ -524,7 +525,7 @@ class Store:
             raise ConflictError(f"Round {current.name} is {current.status}; only an active round can become {status}.")
         changes: dict[str, Any] = {"status": status, "error": _clean(error)}
         if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-            changes["progress"] = {k: v for k, v in current.progress.items() if k != "setbacks"}
+            changes["progress"] = {k: v for k, v in current.progress.items() if k not in {"setbacks", "waits_until"}}
         with self._write() as connection:
             self._guard(connection, lease)
             self._set_round(connection, round_id, changes)

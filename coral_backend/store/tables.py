@@ -100,6 +100,7 @@ batches = Table(
     Column("project_id", Integer, nullable=False),
     Column("round_id", Integer, ForeignKey("rounds.id"), nullable=False),
     Column("batch_id", String(200)),
+    Column("file_id", String(200)),
     Column("status", String(40), nullable=False),
     Column("open", Boolean, nullable=False),
     Column("task_ids", JSON, nullable=False),
