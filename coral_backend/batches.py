@@ -24,6 +24,7 @@ from coral_backend.costs import past_spend
 from coral_backend.exceptions import EndpointError, SettingsError
 from coral_backend.heartbeat import kept_alive
 from coral_backend.llm.base import Annotator, abstained, make_annotator
+from coral_backend.llm.prices import PriceTable
 from coral_backend.llm.prompt import Prompt
 from coral_backend.llm.spend import Meter, total
 from coral_backend.llm.tokens import TokenCounter, at_most
@@ -79,7 +80,7 @@ def settle(store: Store, settings: Settings, project: Project, current: Round, p
         return sum(batch.open for batch in store.batches(current.id))
     try:
         with kept_alive(store, lease):
-            annotator = make_annotator(settings, _never_embed, Meter.free())
+            annotator = make_annotator(settings, _never_embed, Meter(PriceTable.load(settings.prices)))
             desk = BatchDesk(
                 store, settings, project=project, current=current, lease=lease, annotator=annotator, prompt=prompt
             )

@@ -24,6 +24,7 @@ from coral_backend import corpus_arrays
 from coral_backend.batches import PROBES, BatchDesk
 from coral_backend.costs import meter_for
 from coral_backend.exceptions import (
+    BudgetError,
     ConflictError,
     CoralError,
     EndpointError,
@@ -284,12 +285,15 @@ class RoundRunner:
             return Stage.ANNOTATE
         todo, total = self._unanswered(step)
         done, (fresh, live) = total - len(todo), desk.split(todo)
-        if fresh:
-            if not desk.is_settled:
+        try:
+            if fresh and not desk.is_settled:
                 self._ask(step, annotator, prompt, fresh[:PROBES], done=done, total=total)
                 fresh, done = fresh[PROBES:], done + len(fresh[:PROBES])
             if fresh and 0 < desk.submit(fresh) < len(fresh):
                 return Stage.ANNOTATE
+        except BudgetError:
+            if not desk.open:  # else what those really take may leave some
+                raise
         if desk.open:
             detail = {"annotator": annotator.name, "batch": desk.told()}
             self._reporter(step)(done, total, detail, last=True)

@@ -32,6 +32,7 @@ MAX_FILE_BYTES = 200_000_000
 TRANSFER_S = 600.0
 """Longest silence while a file is sent or read."""
 
+PAGE = 100
 NEWEST = 1_000
 """So many of the newest batches are looked through for one whose id we did not live to store."""
 
@@ -113,10 +114,7 @@ class BatchAPI:
         EndpointError
             If there is none, or it refuses us.
         """
-        with self._asking("listing batches"):
-            page: object = self._api.batches.list(limit=1)
-        if not isinstance(getattr(page, "data", None), list):
-            raise self._none("listing batches is answered with something else")
+        self._page(limit=1)
 
     def upload(self, file: IO[bytes], name: str) -> str:
         """Hand in a file of requests, one JSON object a line, and return its id."""
@@ -135,12 +133,16 @@ class BatchAPI:
 
     def find(self, key: str, file_id: str | None) -> Remote | None:
         """Return the batch that was created with `key` or from the file, among the newest; None if there is none."""
-        with self._asking("listing batches"):
-            for number, one in enumerate(self._api.batches.list(limit=100)):
-                if (one.metadata or {}).get(KEY) == key or (file_id is not None and one.input_file_id == file_id):
-                    return _remote(one)
-                if number >= NEWEST:
-                    break
+        after: str | None = None
+        for _ in range(0, NEWEST, PAGE):
+            rows = self._page(limit=PAGE, after=after)
+            for row in rows:
+                ours = (row.get("metadata") or {}).get(KEY) == key
+                if ours or (file_id is not None and row.get("input_file_id") == file_id):
+                    return self.look(str(row["id"]))
+            if len(rows) < PAGE:
+                break
+            after = str(rows[-1]["id"])
         return None
 
     def look(self, batch_id: str) -> Remote:
@@ -168,6 +170,18 @@ class BatchAPI:
                 line = _line(raw)
                 if line is not None:
                     yield line
+
+    def _page(self, *, limit: int, after: str | None = None) -> list[dict[str, Any]]:
+        """Return some of the newest batches; read by ourselves, since the SDK falls over a web page."""
+        with self._asking("listing batches"):
+            reply = self._api.batches.with_raw_response.list(limit=limit, after=after or openai.omit)
+        try:
+            rows = json.loads(reply.http_response.content)["data"]
+        except (ValueError, KeyError, TypeError):
+            rows = None
+        if not isinstance(rows, list):
+            raise self._none("listing batches is answered with something else")
+        return [row for row in rows if isinstance(row, dict) and row.get("id")]
 
     @contextmanager
     def _asking(self, doing: str, *, known: bool = False) -> Iterator[None]:

@@ -158,10 +158,9 @@ class Meter:
 
     def exhausted(self, most: float) -> BudgetError:
         """Return the error that pauses a round."""
-        return BudgetError(
-            f"The budget of ${self.budget:g} is spent: ${self._spent:.4f} of it so far, and the next request may cost up to "
-            f"${most:.4f}. What is done is kept. {self._resume}".strip()
-        )
+        next_one = f"the next request may cost up to ${most:.4f}"
+        found = f"${self._spent:.4f} of the budget of ${self.budget:g} are spent, and {next_one}, which could pass it."
+        return BudgetError(f"{found} What is done is kept. {self._resume}".strip())
 
 
 class Payment:
