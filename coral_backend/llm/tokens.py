@@ -75,7 +75,10 @@ class TokenCounter:
         if how == "learned":  # the usage holds what the template and the schema add
             return max(1, round(sum(map(len, texts)) * self.tokens / self.characters))
         tokenizer = _at_hand(self.model) if how == "tokenizer" else None
-        found = sum(len(tokenizer.encode(text).ids) if tokenizer else _rule_of_thumb(text) for text in texts)
+        found = sum(
+            len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else _rule_of_thumb(text)
+            for text in texts
+        )
         return max(1, round(found) + PER_MESSAGE * len(texts))
 
 
@@ -100,6 +103,11 @@ def _at_hand(model: str) -> Tokenizer | None:
 
     try:
         path = try_to_load_from_cache(model, "tokenizer.json")
-        return Tokenizer.from_file(path) if isinstance(path, str) else None
+        if not isinstance(path, str):
+            return None
+        found = Tokenizer.from_file(path)
     except Exception:  # noqa: BLE001 - tokenizers raises bare exceptions; a foreign file must not end a round
         return None
+    found.no_padding()  # some files ask for texts to be cut, or filled up, to one length
+    found.no_truncation()
+    return found
