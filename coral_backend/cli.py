@@ -424,7 +424,7 @@ def _stop_round(settings: Settings, store: Store, project_id: int, action: str) 
     else:
         store.set_round_status(active.id, RoundStatus.CANCELLED, "Cancelled by hand.")
         click.echo(f"Round {active.name} is cancelled. The labels it had got stay; the round before it serves on.")
-        if any(batch.open for batch in store.batches(active.id)):
+        if any(batch.open for batch in store.ledger.batches(active.id)):
             _cancel_batches(settings, store, active)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coral_backend.llm.base import make_annotator
 from coral_backend.llm.prices import PriceTable
 from coral_backend.llm.spend import Meter, total
 from coral_backend.settings import Settings
 from coral_backend.store import Store
-from coral_backend.types import Floats, Project, Round, Spend
+from coral_backend.types import Project, Round, Spend
 
-__all__ = ["CostLine", "check_price", "cost_lines", "cost_of", "meter_for", "past_spend"]
+__all__ = ["CostLine", "cost_lines", "cost_of", "meter_for", "past_spend"]
 
 BETWEEN_ROUNDS = "between"
 
@@ -59,7 +58,7 @@ def cost_lines(store: Store, project_id: int, rounds: Sequence[Round]) -> list[C
             one.completion_tokens,
             one.known_cost,
         )
-        for round_id, spent in store.spending(project_id).items()
+        for round_id, spent in store.ledger.spending(project_id).items()
         for one in spent
     ]
 
@@ -69,42 +68,28 @@ def cost_of(spent: Sequence[Spend], *, tokens: int) -> float | None:
     return total(spent).known_cost if spent else None if tokens else 0.0
 
 
-def meter_for(store: Store, settings: Settings, project: Project, current: Round) -> Meter:
-    """Return the meter of a round's requests; it begins with what the round has spent, and what its open batches may cost."""
-    spent = sum(one.cost for one in store.spending(project.id).get(current.id, ()))
-    reserved = sum(batch.reserved for batch in store.batches(current.id) if batch.open)
-    resume = f"Raise it and go on: coral round --project {project.id} --resume --budget USD"
-    return Meter(PriceTable.load(settings.prices), settings.budget, spent + reserved, resume=resume)
+def meter_for(store: Store, settings: Settings, project: Project, current: Round | None) -> Meter:
+    """Return the meter of a round's requests; it begins with what the round has spent, and what its open batches may cost.
 
-
-def check_price(settings: Settings) -> None:
-    """Refuse a budget that could not be kept, before a round begins.
-
-    Raises
-    ------
-    BudgetError
-        If there is a budget and the price of the model is not known.
-    SettingsError
-        If the price file cannot be read.
+    None stands for the time between rounds, which has no budget.
     """
-    prices = PriceTable.load(settings.prices)
-    if settings.budget is None:
-        return
-    meter = Meter(prices, settings.budget)
-    annotator = make_annotator(settings, _never_embed, meter)
-    endpoint = getattr(annotator, "endpoint", None)
-    if endpoint is not None:
-        meter.till(annotator.name, endpoint.base_url, endpoint.model)
+    prices, round_id = PriceTable.load(settings.prices), current.id if current is not None else 0
+
+    def record(spent: list[Spend]) -> None:
+        store.ledger.add(project.id, round_id, spent)
+
+    if current is None:
+        return Meter(prices, record=record)
+    spent = sum(one.cost for one in store.ledger.spending(project.id).get(round_id, ()))
+    reserved = sum(batch.reserved for batch in store.ledger.batches(round_id) if batch.open)
+    resume = f"Raise it and go on: coral round --project {project.id} --resume --budget USD"
+    return Meter(prices, settings.budget, spent + reserved, record=record, resume=resume)
 
 
 def past_spend(store: Store, project_id: int, annotator: str) -> Spend:
     """Return what this annotator took in this project before; in any project, where it was never asked in this one."""
     for where in (project_id, None):
-        spent = [one for many in store.spending(where).values() for one in many if one.annotator == annotator]
+        spent = [one for many in store.ledger.spending(where).values() for one in many if one.annotator == annotator]
         if (found := total(spent)).prompt_tokens:
             return found
     return Spend(annotator)
-
-
-def _never_embed(_: Sequence[str]) -> Floats:
-    raise AssertionError("nothing is embedded to look at a price")

@@ -25,7 +25,7 @@ from coral_backend.exceptions import (
     SettingsError,
 )
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.rounds import RoundRunner, prompt_for, reconcile, settings_for, settings_of, waits_until
+from coral_backend.rounds import RoundRunner, reconcile, settings_for, settings_of, waits_until
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus, Stage
@@ -205,15 +205,14 @@ def settle(round_id: int) -> int:
             return settle_round(store, settings, round_id)
         except CoralError as error:
             logger.warning("round %d: its batches could not be settled: %s", round_id, error)
-            return len(store.batches(round_id))
+            return sum(batch.open for batch in store.ledger.batches(round_id))
 
 
 def settle_round(store: Store, settings: Settings, round_id: int) -> int:
     """Do what ``settle`` does; raises ``CoralError`` if the endpoint does not answer."""
     current = store.round(round_id)
     project = store.project(current.project_id)
-    own = settings_of(settings, project, current)
-    return settle_batches(store, own, project, current, prompt_for(own, project, current.demos))
+    return settle_batches(store, settings_of(settings, project, current), project, current)
 
 
 @contextmanager

@@ -14,15 +14,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from coral_backend import corpus_arrays
-from coral_backend.batches import PROBES, BatchDesk
+from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
+from coral_backend.batches import BatchDesk, told_of
 from coral_backend.costs import meter_for
+from coral_backend.demos import Neighbours, Verified, choose_demos
 from coral_backend.exceptions import (
     BudgetError,
     ConflictError,
@@ -31,7 +33,6 @@ from coral_backend.exceptions import (
     InputError,
     LeaseLostError,
     RoundStopped,
-    SettingsError,
     TrainingError,
     UnavailableError,
 )
@@ -41,9 +42,8 @@ from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
-from coral_backend.llm.base import Annotator, asked, make_annotator
-from coral_backend.llm.prompt import Prompt
-from coral_backend.llm.spend import Meter
+from coral_backend.llm.base import Embed
+from coral_backend.questions import Questions, prompt_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
@@ -61,7 +61,6 @@ from coral_backend.types import (
     Verdict,
 )
 from strategies.demonstration import DEMONSTRATIONS
-from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,6 @@ class Step:
     round: Round
     lease: Lease
     settings: Settings
-    meter: Meter = field(default_factory=Meter.free)
 
 
 def settings_for(settings: Settings, project: Project) -> Settings:
@@ -108,21 +106,6 @@ def waits_until(current: Round) -> float:
 def round_lease(round_id: int) -> str:
     """Return the name of the lease that the worker of a round holds."""
     return f"round-{round_id}"
-
-
-def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
-    """Return the task strategy named in the settings, or the one that fits the label config."""
-    space = project.label_space
-    try:
-        return choose(space.tag, space.labels) if settings.task_strategy == "auto" else load(settings.task_strategy)
-    except TaskStrategyError as error:
-        raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
-
-
-def prompt_for(settings: Settings, project: Project, demos: Sequence[Demo]) -> Prompt:
-    """Return the prompt of a project with these demonstrations."""
-    strategy = strategy_for(settings, project)
-    return Prompt.build(strategy, project.label_space, demos, max_chars=settings.max_text_chars)
 
 
 class RoundRunner:
@@ -256,54 +239,83 @@ class RoundRunner:
         return Stage.ANNOTATE
 
     def _annotate(self, step: Step) -> Stage:
-        """Ask the annotator for the next chunk of labels that are missing."""
-        step.meter = meter_for(self.store, step.settings, step.project, step.round)
-        annotator = make_annotator(step.settings, lazy_embed(step.settings), step.meter)
-        demos = self._demos(step, annotator)
-        prompt = prompt_for(step.settings, step.project, demos)
-        todo, total = self._unanswered(step)
-        if (
+        """Ask the annotators the next questions, until the strategy has decided about every sample."""
+        annotation = self._annotation(step)
+        in_batches = (
             step.settings.batch and step.round.revision == 0
-        ):  # a retraining has a few texts to ask, and people wait for it
-            return self._annotate_in_batches(step, annotator, prompt)
-        chunk = todo[: step.settings.annotate_chunk]
-        self._ask(step, annotator, prompt, chunk, done=total - len(todo), total=total)
-        return Stage.DISTIL if len(todo) <= len(chunk) else Stage.ANNOTATE
-
-    def _annotate_in_batches(self, step: Step, annotator: Annotator, prompt: Prompt) -> Stage:
-        """Hand in, look at, or read batches, whichever is next; see ``coral_backend.batches``."""
-        desk = BatchDesk(
-            self.store,
-            step.settings,
-            project=step.project,
-            current=step.round,
-            lease=step.lease,
-            annotator=annotator,
-            prompt=prompt,
-        )
-        if desk.collect():
+        )  # people wait for a retraining, and it asks little
+        if in_batches and not self._collected(step, annotation):
             return Stage.ANNOTATE
-        todo, total = self._unanswered(step)
-        done, (fresh, live) = total - len(todo), desk.split(todo)
+        todo, total = self.unanswered(step)
+        limit = len(todo) if in_batches else step.settings.annotate_chunk
         try:
-            if fresh and not desk.is_settled:
-                self._ask(step, annotator, prompt, fresh[:PROBES], done=done, total=total)
-                fresh, done = fresh[PROBES:], done + len(fresh[:PROBES])
-            if fresh and 0 < desk.submit(fresh) < len(fresh):
-                return Stage.ANNOTATE
+            finished = annotation.advance(todo, total, limit, self._reporter(step))
         except BudgetError:
-            if not desk.open:  # else what those really take may leave some
+            if not self._waits_for_batches(step):  # else what those really take may leave some
                 raise
-        if desk.open:
-            detail = {"annotator": annotator.name, "batch": desk.told()}
-            self._reporter(step)(done, total, detail, last=True)
-            progress = self.store.round(step.round.id).progress
-            waits = {**progress, "waits_until": time.time() + step.settings.batch_poll_s}
-            self.store.update_round(step.round.id, step.lease, progress=waits)
+            finished = False
+        if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
-        chunk = live[: step.settings.annotate_chunk]
-        self._ask(step, annotator, prompt, chunk, done=done, total=total)
-        return Stage.DISTIL if len(live) <= len(chunk) else Stage.ANNOTATE
+        links = self.store.opinions.usage(step.project.id, step.round.number)
+        metrics = {**self.store.round(step.round.id).metrics, "links": links}
+        self.store.update_round(step.round.id, step.lease, metrics=metrics)
+        return Stage.DISTIL
+
+    def _annotation(self, step: Step) -> Annotation:
+        """Return who is asked in this round, how, and in which words; the demonstrations are chosen first."""
+        annotation = self.draft(step)
+        demos = self._demos(step, annotation)
+        annotation.questions = annotation.questions.with_demos(demos)
+        return annotation
+
+    def draft(self, step: Step) -> Annotation:
+        """Return who is asked in this round and how, before there are demonstrations; nobody is asked yet."""
+        settings, project = step.settings, step.project
+        embed = lazy_embed(settings)
+        meter = meter_for(self.store, settings, project, step.round)
+        team = make_team(settings, embed, self.store.replies, meter)
+        strategy = make_strategy(settings, team, project.label_space.labels)
+        known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
+        neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
+        questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
+        return Annotation(
+            self.store,
+            project,
+            step.round.number,
+            step.lease,
+            team,
+            strategy,
+            questions,
+            known,
+            self._look(step, embed),
+        )
+
+    def _look(self, step: Step, embed: Embed) -> FirstLook | None:
+        """Return the small model of a first round, which has no other."""
+        if step.project.active_round is not None:
+            return None
+        samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
+        folder = corpus_arrays.round_folder(step.settings, step.round)
+        return FirstLook(samples, step.project.label_space.labels, embed, folder, step.settings.seed)
+
+    def _collected(self, step: Step, annotation: Annotation) -> bool:
+        """Have `annotation` ask in batches, after those that ended were read; False if any had, and the meter must begin anew."""
+        desk = BatchDesk(self.store, step.settings, step.project, step.round, step.lease)
+        if desk.collect(annotation.annotators):
+            return False
+        annotation.annotators = [desk.clerk(annotator) for annotator in annotation.annotators]
+        return True
+
+    def _waits_for_batches(self, step: Step) -> bool:
+        """Say whether batches are open; if so, note until when the round has nothing to do."""
+        told = told_of(self.store.ledger.batches(step.round.id))
+        if told is None:
+            return False
+        progress = self.store.round(step.round.id).progress
+        entry = {**progress.get(str(Stage.ANNOTATE), {}), "batch": told}
+        waits = {str(Stage.ANNOTATE): entry, "waits_until": time.time() + step.settings.batch_poll_s}
+        self.store.update_round(step.round.id, step.lease, progress={**progress, **waits})
+        return True
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
@@ -406,36 +418,7 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, step: Step, annotator: Annotator, prompt: Prompt, chunk: Sequence[Sample], *, done: int, total: int
-    ) -> None:
-        report = self._reporter(step)
-        count = done
-
-        def keep(sample: Sample, answer: Answer) -> None:
-            nonlocal count
-            count += 1
-            with step.meter.telling() as spent:
-                self.store.put_llm_label(
-                    step.project.id,
-                    step.round.number,
-                    sample,
-                    answer,
-                    prompt_version=prompt.version,
-                    lease=step.lease,
-                    round_id=step.round.id,
-                    spent=spent,
-                )
-            report(count, total, {"annotator": annotator.name})
-
-        try:
-            annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
-        finally:  # what brought no answer was paid all the same
-            with step.meter.telling() as spent:
-                self.store.add_spend(step.project.id, step.round.id, spent)
-        report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)
-
-    def _unanswered(self, step: Step) -> tuple[list[Sample], int]:
+    def unanswered(self, step: Step) -> tuple[list[Sample], int]:
         """Return the samples that this round must still ask about, and how many it asks about in all.
 
         A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
@@ -459,12 +442,12 @@ class RoundRunner:
         human = set(self.store.human_labels(project.id))
         return [s for s in samples if s.task_id not in done and s.task_id not in human], total
 
-    def _demos(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
+    def _demos(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
         """Return the round's demonstrations; they are chosen once and kept with it."""
         if step.round.demos or "demos_chosen" in step.round.progress or step.settings.n_demos == 0:
             return step.round.demos
         if step.project.active_round is None:
-            demos = self._self_labelled(step, annotator) if annotator.is_llm else ()
+            demos = self._self_labelled(step, annotation) if annotation.annotators[0].is_llm else ()
         elif step.round.revision:
             demos = self.store.round(step.project.active_round).demos
         else:
@@ -473,7 +456,7 @@ class RoundRunner:
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
 
-    def _first_samples(self, step: Step) -> list[Sample]:
+    def first_samples(self, step: Step) -> list[Sample]:
         """Return the few random samples that are labelled without demonstrations."""
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         select = DEMONSTRATIONS.get(step.settings.first_demonstration)
@@ -489,14 +472,17 @@ class RoundRunner:
         )
         return [samples[i] for i in index]
 
-    def _self_labelled(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
-        """Let the LLM label a few samples without demonstrations (the paper's Self-Labeling, section 3)."""
-        chosen, space = self._first_samples(step), step.project.label_space
-        prompt = prompt_for(step.settings, step.project, ())
+    def _self_labelled(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
+        """Let the LLM label a few samples without demonstrations (the paper's Self-Labeling, section 3).
+
+        Of several the last one is asked, whom the strategies trust most: all others see what it said.
+        """
+        chosen, space = self.first_samples(step), step.project.label_space
         answers = self.store.llm_labels(step.project.id)
         human = self.store.human_labels(step.project.id)
         missing = [s for s in chosen if s.task_id not in answers and s.task_id not in human]
-        self._ask(step, annotator, prompt, missing, done=0, total=len(missing))
+        last = len(annotation.annotators) - 1
+        annotation.ask_once(missing, last, annotation.questions.zero_shot(), self._reporter(step))
         said: dict[int, Answer | HumanLabel] = {**self.store.llm_labels(step.project.id), **human}
         labels = ((s.text, said[s.task_id].label) for s in chosen if s.task_id in said)
         return tuple(Demo(text, label) for text, label in labels if label in space.labels)
@@ -601,31 +587,22 @@ def _is_gone(client: LabelStudioClient, annotation_id: int) -> bool:
     return False
 
 
-def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[Demo, ...]:
-    """Choose demonstrations among clean and human-labelled samples (the paper's Distilled Selection, section 3)."""
-    if project.active_round is None:
-        return ()
-    verdicts = {v.task_id: v for v in store.verdicts(project.id, project.active_round)}
-    arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
-    if arrays is None or not verdicts:
-        return ()
-    human, space = store.human_labels(project.id), project.label_space
-    texts = {s.task_id: s.text for s in store.samples(project.id)}
-    keep = np.array([t in verdicts and t in texts for t in arrays.task_ids.tolist()], dtype=bool)
-    ids = arrays.task_ids[keep].tolist()
-    said = [human[t].label if t in human else verdicts[t].label for t in ids]
-    trusted = [t in human or verdicts[t].flag is Flag.CLEAN for t in ids]
-    labels = np.array([space.index(label) for label in said], dtype=np.int64)
-    index = DEMONSTRATIONS.get(settings.demonstration)(
-        texts=[texts[t] for t in ids],
-        labels=labels,
-        eligible=np.array(trusted, dtype=bool) & (labels >= 0),
-        features=arrays.features[keep],
-        n=settings.n_demos,
-        n_classes=len(space.labels),
-        rng=np.random.default_rng(settings.seed),
-    )
-    return tuple(Demo(texts[ids[i]], space.labels[labels[i]]) for i in index)
+def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbours | None:
+    """Return what finds the verified samples nearest to a text, where prompts are to be made of them."""
+    many = len(project.label_space.labels) > settings.llm_labels
+    if project.active_round is None or not (many or settings.demonstration == "retrieval"):
+        return None
+    verified = Verified.read(store, settings, project)
+    if verified is None:
+        return None
+    folder = model_folder(settings, store.round(project.active_round))
+
+    def features_of(texts: Sequence[str]) -> Floats:
+        from coral_backend.slm.engine import Model  # torch, only where it is needed
+
+        return Model.load(folder).predict(texts)[1]
+
+    return Neighbours(verified, features_of)
 
 
 def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
@@ -707,13 +684,12 @@ __all__ = [
     "RoundRunner",
     "choose_demos",
     "model_folder",
+    "neighbours_of",
     "prompt_for",
     "reconcile",
     "refresh_project",
     "round_lease",
     "settings_for",
-    "settings_of",
-    "strategy_for",
     "summary",
     "sync_samples",
     "version_of",

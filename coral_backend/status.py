@@ -118,11 +118,11 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
     samples, answers = store.samples(project_id), store.llm_labels(project_id)
     human = {task_id: str(label.label) for task_id, label in store.human_labels(project_id).items()}
     usage, rounds = store.llm_usage(project_id), store.rounds(project_id)
-    spending = store.spending(project_id)
+    spending = store.ledger.spending(project_id)
     lines = tuple(
         _line(store, project, one, human, usage, spending=spending.get(one.id, [])) for one in reversed(rounds)
     )
-    tokens = {kind: sum(one[f"{kind}_tokens"] or 0 for one in usage.values()) for kind in ("prompt", "completion")}
+    tokens = _tokens([one for spent in spending.values() for one in spent], list(usage.values()))
     active = store.active_round(project_id)
     serving = store.round(project.active_round) if project.active_round is not None else None
     flags = serving.metrics.get("flags", {}) if serving else {}
@@ -163,7 +163,7 @@ def _line(
     verdicts = store.verdicts(project.id, one.id, list(human)) if human else []
     pairs = [(human[v.task_id], v) for v in verdicts]
     spent = usage.get(one.number, {}) if one.revision == 0 else {}
-    tokens = sum((spent.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
+    tokens = sum(_tokens(spending, [spent]).values())
     cost, labels = cost_of(spending, tokens=tokens), spent.get("labels") or 0
     return RoundLine(
         name=one.name,
@@ -182,6 +182,19 @@ def _line(
         cost_per_label=cost / labels if cost is not None and labels else None,
         budget=one.settings.get("budget"),
     )
+
+
+def _tokens(spending: Sequence[Spend], usage: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the tokens of the requests; of the answers, where the requests of an older version were not counted.
+
+    An answer that a batch brought, or an earlier request, took no tokens of its own.
+    """
+    of_requests = {
+        "prompt": sum(s.prompt_tokens for s in spending),
+        "completion": sum(s.completion_tokens for s in spending),
+    }
+    of_answers = {kind: sum(one.get(f"{kind}_tokens") or 0 for one in usage) for kind in of_requests}
+    return {kind: max(of_requests[kind], of_answers[kind]) for kind in of_requests}
 
 
 def _annotator(answers: Any) -> str | None:

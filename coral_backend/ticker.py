@@ -81,7 +81,7 @@ def _due(settings: Settings, store: Store, project: Project, now: float) -> list
             due.append(("advance", active.id))
     elif retraining_is_due(store, settings, project, now):
         due.append(("retrain", project.id))
-    for round_id, looked_at in store.rounds_with_open_batches(project.id).items():
+    for round_id, looked_at in store.ledger.rounds_with_open_batches(project.id).items():
         if (active is None or active.id != round_id) and now - looked_at >= settings.batch_poll_s:
             due.append(("settle", round_id))
     if now >= (project.catch_up_after or 0.0) and catch_up_is_possible(store, project) and store.wanted(project.id):

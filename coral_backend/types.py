@@ -192,6 +192,8 @@ class Answer:
         The annotator's own confidence in [0, 1]; None when unknown. Not calibrated.
     annotator : str
         Who answered, for example ``"openai:gpt-4o-mini"``.
+    missing_mass : float or None
+        Probability that the model gave to answers that are no label, where the confidence is from log-probabilities.
     """
 
     label: str | None
@@ -202,6 +204,47 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    missing_mass: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A completion that an endpoint gave, kept so that the same request is never paid twice.
+
+    Attributes
+    ----------
+    key : str
+        SHA-256 of the request as CORAL wanted it (``llm/replies.py`` ``reply_key``), 64 hex digits.
+    body : str
+        The JSON of the completion as it came, without the API key.
+    seconds : float
+        How long it took.
+    """
+
+    key: str
+    body: str
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """One ``opinion``: the answer to one question about one sample in one round.
+
+    Attributes
+    ----------
+    place : int
+        0 for the first question about the sample in the round.
+    candidates : tuple of str or None
+        The labels that the question listed; None for all.
+    """
+
+    place: int
+    answer: Answer
+    candidates: tuple[str, ...] | None = None
+    prompt_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,10 +313,12 @@ class Batch:
         ``creating``, the endpoint's own word, or ``lost`` when the endpoint knows no batch with our key.
     open : bool
         Whether something may still come of it.
-    task_ids : tuple of int
-        What was asked.
-    again : tuple of int
-        What it brought no usable answer to: asked live.
+    asked : tuple of str
+        The first 16 digits of the keys of its requests (``Reply.key``).
+    again : tuple of str
+        Those of them that it brought nothing for: they are asked live.
+    characters : int
+        Of all messages in it.
     reserved : float
         The most that it can cost, in USD, while it is open.
     requests, done : int
@@ -286,11 +331,11 @@ class Batch:
     batch_id: str | None
     status: str
     open: bool
-    task_ids: tuple[int, ...]
-    labels: tuple[str, ...]
-    prompt_version: str
+    annotator: str
+    asked: tuple[str, ...]
     file_id: str | None = None
-    again: tuple[int, ...] = ()
+    again: tuple[str, ...] = ()
+    characters: int = 0
     reserved: float = 0.0
     requests: int = 0
     done: int = 0

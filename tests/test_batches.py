@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from coral_backend import jobs, ticker
-from coral_backend.batches import check_batch
+from coral_backend import batches, jobs, ticker
 from coral_backend.exceptions import BudgetError, EndpointError, SettingsError, UnavailableError
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.launch import begin_round, change_round
+from coral_backend.launch import begin_round, change_round, check
 from coral_backend.llm.batch import BatchAPI
 from coral_backend.rounds import RoundRunner, refresh_project, waits_until
 from coral_backend.settings import Settings
+from coral_backend.status import status_of
 from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus, Stage
 from tests.scripted_batch import ScriptedBatch
@@ -70,7 +70,7 @@ class World:
         return {task_id: answer.label for task_id, answer in self.store.llm_labels(1).items()}
 
     def cost(self, round_id: int) -> float:
-        return sum(one.cost for one in self.store.spending(1)[round_id])
+        return sum(one.cost for one in self.store.ledger.spending(1)[round_id])
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def server() -> Iterator[ScriptedBatch]:
 @pytest.fixture
 def world(tmp_path: Path, server: ScriptedBatch, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("coral_backend.slm.engine.distil", quick_distil)
+    monkeypatch.setattr(batches, "FEW", 1)
     made = World(tmp_path, server)
     yield made
     made.store.close()
@@ -102,7 +103,7 @@ def test_a_round_is_asked_in_one_batch_at_half_the_price(world: World) -> None:
     assert world.labels() == RIGHT
     assert len(world.server.batches) == 1
     assert len(world.server.live) == 3
-    spent = {one.batch: one for one in world.store.spending(1)[done.id]}
+    spent = {one.batch: one for one in world.store.ledger.spending(1)[done.id]}
     assert (spent[False].requests, spent[True].requests) == (3, 9)
     assert spent[False].cost == pytest.approx(3 * LIVE_COST)
     assert spent[True].cost == pytest.approx(9 * LIVE_COST / 2)
@@ -144,25 +145,25 @@ def test_what_a_batch_cannot_do_is_asked_live_once(world: World) -> None:
     assert done.status is RoundStatus.DONE
     assert world.labels() == RIGHT | {21: "good", 22: "bad", 23: "good", 24: None, 25: "good"}
     asked = [call.text for call in world.server.live[live:]]
-    assert sorted(asked) == ["a bad server", "good, dropped", "none of them, good", "none of them, good"]
+    assert sorted(asked) == ["a bad server", "good, dropped", "none of them, good"]
+    assert [call.is_repair for call in world.server.live[live:]].count(True) == 1, "of the answer that was no label"
     assert len(world.server.batches) == 1
-    billed = 3 + 4 + (len(world.server.requests()) - 2) / 2  # the failed and the dropped one were billed nothing
+    billed = 3 + 3 + (len(world.server.requests()) - 2) / 2  # the failed and the dropped one were billed nothing
     assert world.cost(done.id) == pytest.approx(billed * LIVE_COST)
 
 
 def test_what_an_expired_batch_did_is_kept_and_the_rest_goes_into_the_next(world: World) -> None:
     waiting = world.handed_in()
     world.server.finish(status="expired", share=0.4)
-    world.steps(waiting.id, 1)
+    world.steps(waiting.id, 2)
     assert len(world.store.llm_labels(1)) == 3 + 4
-    world.steps(waiting.id, 1)
-    assert len(world.server.requests()) == 5 - 3
+    assert len(world.server.requests()) == 5
     first = {line["custom_id"] for line in world.server.requests(0)[:4]}
     assert not first & {line["custom_id"] for line in world.server.requests(1)}
     world.server.finish()
     assert world.runner.run(waiting.id).status is RoundStatus.DONE
     assert world.labels() == RIGHT
-    assert len(world.server.live) == 3 + 3, "each file is handed in after a probe"
+    assert len(world.server.live) == 3, "what the endpoint accepts is known by now"
 
 
 def test_a_batch_that_expired_with_nothing_pauses_the_round(world: World) -> None:
@@ -186,7 +187,7 @@ def test_a_batch_that_fails_as_a_whole_pauses_with_the_endpoints_reason(world: W
     paused = world.store.round(waiting.id)
     assert paused.status is RoundStatus.PAUSED
     assert "Line 3" in str(paused.error)
-    assert world.store.batches(waiting.id)[0].open is False
+    assert world.store.ledger.batches(waiting.id)[0].open is False
 
 
 def test_killed_after_the_batch_was_created_it_is_found_again_by_our_key(
@@ -200,12 +201,11 @@ def test_killed_after_the_batch_was_created_it_is_found_again_by_our_key(
 
     begun = world.begin()
     world.runner.advance(begun.id)
-    monkeypatch.setattr(BatchAPI, "create", create_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        world.runner.advance(begun.id)
-    monkeypatch.undo()
-    monkeypatch.setattr("coral_backend.slm.engine.distil", quick_distil)
-    (row,) = world.store.batches(begun.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchAPI, "create", create_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            world.runner.advance(begun.id)
+    (row,) = world.store.ledger.batches(begun.id)
     assert (row.batch_id, row.status) == (None, "creating")
     world.server.finish()
     assert world.runner.run(begun.id).status is RoundStatus.DONE
@@ -226,34 +226,30 @@ def test_killed_before_it_was_created_the_texts_are_handed_in_again(
         with pytest.raises(KeyboardInterrupt):
             world.runner.advance(begun.id)
     world.steps(begun.id, 1)
-    assert [batch.status for batch in world.store.batches(begun.id)] == ["lost", "validating"]
+    assert [batch.status for batch in world.store.ledger.batches(begun.id)] == ["lost", "validating"]
     world.server.finish()
     assert world.runner.run(begun.id).status is RoundStatus.DONE
     assert len(world.server.batches) == 1
 
 
-def test_killed_while_it_reads_the_answers_none_is_charged_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_it_reads_the_replies_none_is_charged_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.studio.tasks[21] = {"text": "none of them"}
     waiting = world.handed_in()
     world.server.finish()
-    real = world.store.put_llm_label
-    stored: list[object] = []
+    real = type(world.store.replies).put
 
-    def store_four_and_die(*words: Any, **more: Any) -> None:
-        if len(stored) == 4:
-            raise KeyboardInterrupt
-        stored.append(words)
-        real(*words, **more)
+    def put_and_die(*words: Any) -> None:
+        real(*words)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.store, "put_llm_label", store_four_and_die)
+        patch.setattr(type(world.store.replies), "put", put_and_die)
         with pytest.raises(KeyboardInterrupt):
             world.runner.advance(waiting.id)
-    assert len(world.store.llm_labels(1)) == 3 + 4
     done = world.runner.run(waiting.id)
     assert done.status is RoundStatus.DONE
-    assert world.cost(done.id) == pytest.approx((3 + 10 / 2 + 2) * LIVE_COST)
-    assert sum(one.requests for one in world.store.spending(1)[done.id]) == 3 + 10 + 2
+    assert world.cost(done.id) == pytest.approx((3 + 10 / 2 + 1) * LIVE_COST)
+    assert sum(one.requests for one in world.store.ledger.spending(1)[done.id]) == 3 + 10 + 1
 
 
 def test_a_cancelled_round_cancels_its_batch_and_keeps_what_it_did(
@@ -272,9 +268,10 @@ def test_a_cancelled_round_cancels_its_batch_and_keeps_what_it_did(
     assert asked == [("llm", "settle")]
     world.server.finish(share=0.5)
     assert jobs.settle_round(world.store, world.settings, waiting.id) == 0
-    assert len(world.store.llm_labels(1)) == 3 + 4
     assert world.cost(waiting.id) == pytest.approx((3 + 4 / 2) * LIVE_COST)
-    assert world.store.rounds_with_open_batches(1) == {}
+    world.runner.run(world.begin(batch=False).id)
+    assert len(world.server.live) == len(TEXTS) - 4, "the next round does not pay again for what the cancelled one had"
+    assert world.store.ledger.rounds_with_open_batches(1) == {}
 
 
 def test_an_endpoint_without_a_batch_api_is_refused_before_the_round_begins(world: World) -> None:
@@ -284,7 +281,7 @@ def test_an_endpoint_without_a_batch_api_is_refused_before_the_round_begins(worl
             world.begin()
     assert world.store.active_round(1) is None
     with pytest.raises(SettingsError, match="--batch needs an OpenAI-compatible endpoint"):
-        check_batch(world.settings.model_copy(update={"annotator": "embedded"}))
+        check(world.settings.model_copy(update={"annotator": "recorded", "recorded_key": "llm"}))
     assert world.begin(batch=False).settings["batch"] is False
 
 
@@ -300,7 +297,7 @@ def test_an_endpoint_that_is_away_for_a_while_costs_nothing(world: World) -> Non
     world.server.refuse[f"GET /files/{output}/content"] = status(500)
     with pytest.raises(UnavailableError):
         world.runner.advance(waiting.id)
-    assert world.store.batches(waiting.id)[0].open
+    assert world.store.ledger.batches(waiting.id)[0].open
     world.server.refuse.clear()
     assert world.runner.run(waiting.id).status is RoundStatus.DONE
     assert world.labels() == RIGHT
@@ -322,6 +319,7 @@ def test_a_text_that_was_edited_while_its_batch_waited_is_asked_anew(world: Worl
     sample = world.store.samples(1, [12])[0]
     world.store.put_samples(1, [replace(sample, text="a good film after all")])
     world.server.finish()
+    world.server.instant = True
     assert world.runner.run(waiting.id).status is RoundStatus.DONE
     assert world.labels() == RIGHT | {12: "good"}
 
@@ -329,7 +327,7 @@ def test_a_text_that_was_edited_while_its_batch_waited_is_asked_anew(world: Worl
 def test_the_budget_counts_the_batches_that_are_open(world: World) -> None:
     begun = world.begin(budget=0.30)
     world.steps(begun.id, 2)
-    (first,) = world.store.batches(begun.id)
+    (first,) = world.store.ledger.batches(begun.id)
     assert 0 < first.requests < 9, "as many as the budget can take at their most"
     assert first.reserved + world.cost(begun.id) <= 0.30
     world.steps(begun.id, 1)
@@ -351,3 +349,27 @@ def test_a_budget_that_not_one_more_request_fits_pauses_and_says_how_to_go_on(wo
     change_round(world.store, world.settings, begun, {"budget": 5.0})
     world.store.set_round_status(begun.id, RoundStatus.PENDING)
     assert world.runner.run(begun.id).status is RoundStatus.DONE
+
+
+def test_a_few_requests_are_no_reason_to_wait_for_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "FEW", 20)
+    assert world.runner.run(world.begin().id).status is RoundStatus.DONE
+    assert world.server.batches == []
+    assert len(world.server.live) == len(TEXTS)
+
+
+def test_a_vote_of_several_models_is_asked_in_batches_too(world: World) -> None:
+    world.settings = world.settings.model_copy(
+        update={"llm_models": "scripted,other", "annotation": "vote", "votes": 2}
+    )
+    world.server.instant = True
+    done = world.runner.run(world.begin().id)
+    assert done.status is RoundStatus.DONE
+    assert world.labels() == RIGHT
+    asked = {line["body"]["model"] for n in range(len(world.server.batches)) for line in world.server.requests(n)}
+    assert asked == {"scripted", "other"}
+    spent = {(one.annotator, one.batch): one for one in world.store.ledger.spending(1)[done.id]}
+    assert spent["openai:scripted", True].known_cost is not None
+    assert spent["openai:other", True].known_cost is None, "its price is not in the file"
+    links = {line.annotator for line in status_of(world.store, 1).costs}
+    assert links == {"openai:scripted", "openai:other"}

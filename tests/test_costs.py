@@ -13,11 +13,10 @@ from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from coral_backend import Coral, catch_up, cli
-from coral_backend.costs import check_price
 from coral_backend.estimate import estimate
 from coral_backend.exceptions import BudgetError, NotFoundError
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.launch import begin_round, change_round
+from coral_backend.launch import begin_round, change_round, check
 from coral_backend.metrics import Metrics
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
@@ -63,7 +62,7 @@ class World:
         return RoundRunner(self.store, self.settings, lambda: self.client).run(begun.id)
 
     def cost(self, round_id: int) -> float:
-        return sum(one.cost for one in self.store.spending(1).get(round_id, []))
+        return sum(one.cost for one in self.store.ledger.spending(1).get(round_id, []))
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_a_dry_run_asks_nobody_and_says_how_many_requests_a_round_makes(world: W
     done = world.run()
     asked = {(call.text, len(call.messages[1]["content"])) for call in world.server.history}
     assert found.requests == len(world.server.history) == len(asked) == 29
-    (spent,) = world.store.spending(1)[done.id]
+    (spent,) = world.store.ledger.spending(1)[done.id]
     assert found.live_cost is not None
     assert found.live_cost == pytest.approx(spent.cost, rel=0.4), "a rule of thumb, of a tokenizer it does not know"
     assert found.batch_cost == pytest.approx(found.live_cost / 2)
@@ -109,7 +108,7 @@ def test_after_the_first_usage_the_estimate_is_close(world: World) -> None:
     assert "3.00 characters a token, learned" in found.counted
     assert world.server.history == []
     done = world.run()
-    (spent,) = world.store.spending(1)[done.id]
+    (spent,) = world.store.ledger.spending(1)[done.id]
     assert found.requests == len(world.server.history) == spent.requests
     assert found.prompt_tokens == pytest.approx(spent.prompt_tokens, rel=0.01)
     assert found.completion_tokens == spent.completion_tokens
@@ -198,7 +197,7 @@ def test_a_worker_whose_price_is_gone_pauses_the_round(world: World) -> None:
 def test_the_budget_of_a_project_and_of_the_environment(world: World) -> None:
     assert Settings.load({"CORAL_BUDGET": "2.5"}).budget == 2.5
     assert begin_round(world.store, world.settings.with_options({"budget": 2.5}), 1).settings["budget"] == 2.5
-    check_price(world.settings.model_copy(update={"annotator": "recorded", "recorded_key": "x", "budget": 1.0}))
+    check(world.settings.model_copy(update={"annotator": "recorded", "recorded_key": "x", "budget": 1.0}))
 
 
 # --- after ----------------------------------------------------------------------------------------------------------

@@ -16,14 +16,15 @@ import httpx2
 import openai
 
 from coral_backend.exceptions import EndpointError, UnavailableError
-from coral_backend.llm.client import CONNECT_TIMEOUT_S, Endpoint
-from coral_backend.llm.parse import MAX_RAW_CHARS, Completion, ReplyError, plain, read_label, read_reply
+from coral_backend.llm.client import Endpoint
+from coral_backend.llm.parse import ReplyError, plain, read_reply
 from coral_backend.llm.prompt import clean
-from coral_backend.llm.retry import Verdict, advice, judge, scrub
+from coral_backend.llm.replies import LONGEST_BODY
+from coral_backend.llm.retry import SHORTEST_SECRET, Verdict, advice, judge, scrub
 from coral_backend.llm.spend import Usage, usage_of
-from coral_backend.types import Answer
+from coral_backend.llm.transport import CONNECT_TIMEOUT_S
 
-__all__ = ["ENDED", "MAX_FILE_BYTES", "URL", "BatchAPI", "Line", "Remote", "answer_of"]
+__all__ = ["ENDED", "MAX_FILE_BYTES", "URL", "BatchAPI", "Line", "Remote"]
 
 URL: Final = "/v1/chat/completions"
 MAX_FILE_BYTES = 200_000_000
@@ -73,16 +74,15 @@ class Line:
 
     Attributes
     ----------
-    completion : Completion or None
-        None when it failed; then `error` says why.
+    body : str or None
+        The JSON of the completion, without the API key; None when there is none.
     expired : bool
         It was never asked: the batch ended before.
     """
 
     custom_id: str
-    completion: Completion | None
-    usage: Usage | None
-    error: str | None = None
+    body: str | None
+    usage: Usage | None = None
     expired: bool = False
 
 
@@ -167,7 +167,7 @@ class BatchAPI:
         content = self._api.files.with_streaming_response.content
         with self._asking(f"reading file {file_id}", known=True), content(file_id) as response:
             for raw in _split(response.iter_bytes(1 << 16)):
-                line = _line(raw)
+                line = _line(raw, self._key)
                 if line is not None:
                     yield line
 
@@ -222,21 +222,6 @@ class BatchAPI:
         )
 
 
-def answer_of(completion: Completion, labels: tuple[str, ...], annotator: str, endpoint: Endpoint) -> Answer:
-    """Turn a completion into an answer; one that is cut, filtered or refused is not read."""
-    label, reason = (None, completion.unusable) if completion.unusable else read_label(completion.text, labels)
-    raw = clean(completion.text, MAX_RAW_CHARS)
-    told = scrub(reason, endpoint.key) if reason else None
-    return Answer(
-        label,
-        raw=raw.replace(endpoint.key, "[key]") if endpoint.has_secret else raw,
-        reason=f"{told[:1].upper()}{told[1:]}." if told else None,
-        annotator=annotator,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-    )
-
-
 def _remote(batch: Any) -> Remote:
     counts = batch.request_counts
     errors = [e for e in (batch.errors.data or [] if batch.errors else []) if e is not None]
@@ -261,7 +246,7 @@ def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield rest
 
 
-def _line(raw: bytes) -> Line | None:
+def _line(raw: bytes, key: str) -> Line | None:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError):
@@ -270,11 +255,18 @@ def _line(raw: bytes) -> Line | None:
         return None
     custom_id, response, error = data["custom_id"], data.get("response"), data.get("error")
     if isinstance(response, dict) and response.get("status_code") == 200:
-        body = response.get("body")
+        body = json.dumps(response.get("body"), ensure_ascii=False)
+        if len(key) >= SHORTEST_SECRET:
+            body = body.replace(key, "[key]")
         try:
-            return Line(custom_id, read_reply(json.dumps(body).encode()), usage_of(body))
-        except ReplyError as problem:
-            return Line(custom_id, None, usage_of(body), error=str(problem))
-    said = response.get("body") if isinstance(response, dict) else error
+            read_reply(body.encode("utf-8", "replace"))
+        except ReplyError:
+            return Line(custom_id, None, usage_of(response.get("body")))
+        usage = usage_of(response.get("body"))
+        return (
+            Line(custom_id, clean(body, LONGEST_BODY), usage)
+            if len(body) <= LONGEST_BODY
+            else Line(custom_id, None, usage)
+        )
     expired = isinstance(error, dict) and error.get("code") in {"batch_expired", "batch_cancelled"}
-    return Line(custom_id, None, None, error=plain(json.dumps(said, ensure_ascii=False))[:200], expired=expired)
+    return Line(custom_id, None, expired=expired)

@@ -22,7 +22,7 @@ from coral_backend.llm.prices import Price, PriceTable, host_of
 from coral_backend.llm.tokens import Messages, at_most
 from coral_backend.types import Spend
 
-__all__ = ["Meter", "Payment", "Till", "Usage", "total", "usage_of"]
+__all__ = ["Meter", "Payment", "Till", "Usage", "characters_of", "total", "usage_of"]
 
 HAIR = 1e-9
 """USD; sums of floats differ by less."""
@@ -61,13 +61,22 @@ class Meter:
         The cap in USD; None for none.
     spent : float
         What the round has spent before, in USD, reservations of open batches included.
+    record : callable, optional
+        Keeps what was spent, beside the answer that it brought.
     resume : str
         How a person goes on when the budget is spent.
     """
 
     def __init__(
-        self, prices: PriceTable, budget: float | None = None, spent: float = 0.0, *, resume: str = ""
+        self,
+        prices: PriceTable,
+        budget: float | None = None,
+        spent: float = 0.0,
+        *,
+        record: Callable[[list[Spend]], None] = lambda _: None,
+        resume: str = "",
     ) -> None:
+        self.record = record
         self.prices, self.budget = prices, budget
         self._spent, self._resume = spent, resume
         self._reserved = 0.0
@@ -117,6 +126,12 @@ class Meter:
                 self._keep(spent)
             raise
 
+    def tell(self) -> None:
+        """Have what was spent since the last time recorded."""
+        with self.telling() as spent:
+            if spent:
+                self.record(spent)
+
     def note(self, spent: Spend) -> None:
         """Count what was spent."""
         self._spent += spent.cost
@@ -152,6 +167,10 @@ class Meter:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def set_aside(self, most: float) -> None:
+        """Count as spent what a batch that was handed in may cost."""
+        self._spent += most
+
     def fits(self, most: float) -> bool:
         """Say whether `most` USD more could be spent."""
         return self.left is None or most <= self.left + HAIR
@@ -170,8 +189,9 @@ class Payment:
         self.usage: Usage | None = None
         self.refused = False
 
-    def settle(self, body: bytes) -> None:
-        """Read what the request took from the body of its reply."""
+    def settle(self, status: int, body: bytes) -> None:
+        """Read what the request took from its reply; one that was refused took nothing."""
+        self.refused = status != 200
         try:
             self.usage = usage_of(json.loads(body))
         except (ValueError, RecursionError):
@@ -218,12 +238,12 @@ class Till:
         finally:
             self.meter.release(most)
             if not payment.refused:
-                self.meter.note(self.spend(payment.usage, messages, unsettled=Usage(*tokens)))
+                self.meter.note(self.spend(payment.usage, characters_of(messages), unsettled=Usage(*tokens)))
 
     def spend(
-        self, usage: Usage | None, messages: Messages, *, unsettled: Usage | None = None, batch: bool = False
+        self, usage: Usage | None, characters: int, *, unsettled: Usage | None = None, batch: bool = False
     ) -> Spend:
-        """Return what one request took; `unsettled` is taken for its cost where it has no usage."""
+        """Return what one request with so many characters took; `unsettled` counts for its cost where it has no usage."""
         counted = usage or unsettled or Usage(0, 0)
         cost = 0.0
         if self.price is not None:
@@ -235,7 +255,7 @@ class Till:
             batch,
             requests=1,
             unsettled=int(usage is None),
-            characters=_characters(messages) if usage is not None and usage.prompt_tokens else 0,
+            characters=characters if usage is not None and usage.prompt_tokens else 0,
             prompt_tokens=usage.prompt_tokens if usage is not None else 0,
             cached_tokens=usage.cached_tokens if usage is not None else 0,
             completion_tokens=usage.completion_tokens if usage is not None else 0,
@@ -244,7 +264,8 @@ class Till:
         )
 
 
-def _characters(messages: Messages) -> int:
+def characters_of(messages: Messages) -> int:
+    """Return the characters of a request's messages."""
     return sum(len(message["content"]) for message in messages)
 
 
@@ -260,7 +281,8 @@ def _count(value: object) -> int | None:
 
 def total(spent: Sequence[Spend]) -> Spend:
     """Return the sum of all; nobody's name where several were asked."""
-    summed = Spend(spent[0].annotator if len({s.annotator for s in spent}) == 1 else "")
+    names = {one.annotator for one in spent}
+    summed = Spend(names.pop() if len(names) == 1 else "", batch=bool(spent) and all(one.batch for one in spent))
     for one in spent:
         summed = summed.plus(one)
     return summed

@@ -56,3 +56,8 @@ def _begin_sqlite(connection: Connection) -> None:
     # A writer that begins as a reader cannot wait for another writer (SQLITE_BUSY_SNAPSHOT): it must say so at once.
     writes = connection.get_execution_options().get("coral_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def storable(text: str | None) -> str | None:
+    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
+    return None if text is None else text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")

@@ -7,12 +7,22 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import batches, metadata, migrations, spend
+from coral_backend.store.tables import batches, endpoints, metadata, migrations, opinions, replies, spend
 
 
 def m001_first_tables(connection: Connection) -> None:
     """Create every table of the first version."""
     metadata.create_all(connection)
+
+
+def m002_replies(connection: Connection) -> None:
+    """Create what keeps an endpoint's answers, and what is known of an endpoint; a new database has both already."""
+    metadata.create_all(connection, tables=[replies, endpoints])
+
+
+def m003_opinions(connection: Connection) -> None:
+    """Create what each annotator said, beside ``llm_labels``, which keeps what was decided."""
+    opinions.create(connection, checkfirst=True)
 
 
 def m004_spend(connection: Connection) -> None:
@@ -21,7 +31,7 @@ def m004_spend(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m004_spend)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies, m003_opinions, m004_spend)
 
 
 def migrate(connection: Connection) -> list[str]:

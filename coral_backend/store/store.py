@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, func, insert, or_, select, update
@@ -22,11 +24,13 @@ from coral_backend.exceptions import (
 from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
+from coral_backend.store.engine import storable as _clean
+from coral_backend.store.ledger import Ledger
 from coral_backend.store.migrations import migrate
+from coral_backend.store.opinions import Opinions
+from coral_backend.store.replies import Replies
 from coral_backend.types import (
-    SUMS,
     Answer,
-    Batch,
     Demo,
     Flag,
     HumanLabel,
@@ -36,7 +40,6 @@ from coral_backend.types import (
     RoundStatus,
     Sample,
     Source,
-    Spend,
     Stage,
     Verdict,
 )
@@ -72,18 +75,48 @@ class Store:
         SQLAlchemy URL of SQLite or PostgreSQL; missing tables are made.
     now : callable, optional
         Returns seconds since the epoch; tests pass their own.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        What requests took and cost, and the batches that are paid for.
+    opinions : Opinions
+        What each annotator said, before it was decided.
+    replies : Replies
+        What LLM endpoints answered and accept.
     """
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
         self._engine = open_engine(url)
         self._now = now
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        self._open = _Open()
+        self.ledger = Ledger(self)
+        self.opinions = Opinions(self)
+        self.replies = Replies(self)
         with self._write() as connection:
             migrate(connection)
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit everything that this thread writes in the block in one transaction; when the block raises, nothing.
+
+        Many small writes cost a fraction of what they cost alone. It holds the database's write lock: keep it short.
+        """
+        if self._open.connection is not None:
+            yield
+            return
+        with self._write() as connection:
+            self._open.connection = connection
+            try:
+                yield
+            finally:
+                self._open.connection = None
+                self._open.guarded.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -205,12 +238,8 @@ class Store:
         *,
         prompt_version: str,
         lease: Lease | None = None,
-        round_id: int = 0,
-        spent: Sequence[Spend] = (),
     ) -> None:
         """Store one answer of the annotator; the first of a round to the same content and prompt stays.
-
-        `spent` is added to what the round `round_id` has taken (see ``add_spend``) in the same transaction.
 
         Raises
         ------
@@ -233,13 +262,20 @@ class Store:
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        key = ("project_id", "task_id", "round_number")
-        c = t.llm_labels.c
-        changed = or_(c.content_hash != sample.content_hash, c.prompt_version != prompt_version)
         with self._write() as connection:
             self._guard(connection, lease)
-            self._upsert(connection, t.llm_labels, [row], key=key, change=tuple(set(row) - set(key)), where=changed)
-            self._add_spend(connection, project_id, round_id, spent)
+            connection.execute(self._llm_label_upsert, row)
+
+    @cached_property
+    def _llm_label_upsert(self) -> Any:
+        # Made once: to put the statement together takes longer than to execute it.
+        key, c = ("project_id", "task_id", "round_number"), t.llm_labels.c
+        return self._upsert_into(
+            t.llm_labels,
+            key=key,
+            change=tuple(set(c.keys()) - set(key)),
+            where=lambda new: or_(c.content_hash != new.content_hash, c.prompt_version != new.prompt_version),
+        )
 
     def llm_labels(self, project_id: int, *, round_number: int | None = None) -> dict[int, Answer]:
         """Return each task's newest answer that still fits its content; only those of one round if given."""
@@ -268,68 +304,6 @@ class Store:
             rows = connection.execute(query.order_by(c.round_number)).all()
         names = ("answers", "labels", "prompt_tokens", "completion_tokens")
         return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-
-    # --- spending ---------------------------------------------------------------------------------------------
-
-    def add_spend(self, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
-        """Add to what a round (0: the time between rounds) has taken. Needs no lease: what was paid was paid."""
-        if spent:
-            with self._write() as connection:
-                self._add_spend(connection, project_id, round_id, spent)
-
-    def spending(self, project_id: int | None = None) -> dict[int, list[Spend]]:
-        """Return what each round has taken by its id (0: between rounds), a ``Spend`` for each annotator and way of asking.
-
-        Of all projects together, by annotator only, under the id 0, if `project_id` is None.
-        """
-        c = t.spend.c
-        where = [c.project_id == project_id] if project_id is not None else []
-        query = select(t.spend).where(*where).order_by(c.round_id, c.annotator, c.batch)
-        found: dict[int, list[Spend]] = {}
-        with self._read() as connection:
-            for row in connection.execute(query):
-                spent = Spend(**{name: getattr(row, name) for name in Spend.__dataclass_fields__})
-                found.setdefault(row.round_id if project_id is not None else 0, []).append(spent)
-        return found
-
-    def put_batch(self, batch: Batch, lease: Lease) -> None:
-        """Remember a batch, or what became of it."""
-        row = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
-        row |= {name: list(row[name]) for name in ("task_ids", "labels", "again")}
-        row |= {"created_at": batch.created_at or self._now(), "updated_at": self._now(), "error": _clean(batch.error)}
-        with self._write() as connection:
-            self._guard(connection, lease)
-            self._upsert(connection, t.batches, [row], key=("key",), change=tuple(set(row) - {"key", "created_at"}))
-
-    def close_batch(self, batch: Batch, spent: Sequence[Spend], lease: Lease) -> None:
-        """Remember how a batch ended, and what its useless answers took, in one transaction."""
-        values = {
-            "status": batch.status,
-            "open": False,
-            "again": list(batch.again),
-            "done": batch.done,
-            "reserved": 0.0,
-        }
-        values |= {"error": _clean(batch.error), "updated_at": self._now()}
-        with self._write() as connection:
-            self._guard(connection, lease)
-            row = update(t.batches).where(t.batches.c.key == batch.key, t.batches.c.open.is_(True))
-            if connection.execute(row.values(values)).rowcount:
-                self._add_spend(connection, batch.project_id, batch.round_id, spent)
-
-    def batches(self, round_id: int) -> list[Batch]:
-        """Return the batches of a round, the oldest first."""
-        query = select(t.batches).where(t.batches.c.round_id == round_id)
-        with self._read() as connection:
-            rows = connection.execute(query.order_by(t.batches.c.created_at, t.batches.c.key)).all()
-        return [_batch(row) for row in rows]
-
-    def rounds_with_open_batches(self, project_id: int) -> dict[int, float]:
-        """Return the rounds of a project with open batches, and when one of them was last looked at."""
-        c = t.batches.c
-        query = select(c.round_id, func.max(c.updated_at)).where(c.project_id == project_id, c.open.is_(True))
-        with self._read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query.group_by(c.round_id))}
 
     # --- human labels -----------------------------------------------------------------------------------------
 
@@ -607,11 +581,17 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
+        if self._open.connection is not None:
+            yield self._open.connection
+            return
         with _answering(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
+        if self._open.connection is not None:
+            yield self._open.connection
+            return
         with _answering(), self._engine.connect() as plain:
             connection = plain.execution_options(coral_writes=True)
             with connection.begin():
@@ -631,21 +611,14 @@ class Store:
         if not rows:
             return 0
         # One statement with many parameter sets: a VALUES list would be compiled anew for each length.
+        statement = self._upsert_into(table, key=key, change=change, where=where)
+        return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
+
+    def _upsert_into(self, table: Table, *, key: Sequence[str], change: Sequence[str], where: Any) -> Any:
         statement = self._insert(table)
         condition = where(statement.excluded) if callable(where) else where
         values = {name: statement.excluded[name] for name in change}
-        statement = statement.on_conflict_do_update(index_elements=list(key), set_=values, where=condition)
-        return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
-
-    def _add_spend(self, connection: Connection, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
-        if not spent:
-            return
-        names = Spend.__dataclass_fields__
-        rows = [{"project_id": project_id, "round_id": round_id, **{n: getattr(s, n) for n in names}} for s in spent]
-        statement = self._insert(t.spend)
-        sums = {name: t.spend.c[name] + statement.excluded[name] for name in SUMS}
-        keys = ["project_id", "round_id", "annotator", "batch"]
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=sums), rows)
+        return statement.on_conflict_do_update(index_elements=list(key), set_=values, where=condition)
 
     def _by_task(self, query: Any, column: Any, task_ids: Collection[int] | None) -> list[Row[Any]]:
         with self._read() as connection:
@@ -667,12 +640,14 @@ class Store:
         return {row.task_id: row.content_hash for row in self._by_task(query, c.task_id, task_ids)}
 
     def _guard(self, connection: Connection, lease: Lease | None) -> None:
-        if lease is None:
+        if lease is None or lease in self._open.guarded:
             return
         query = select(t.leases.c.token).where(t.leases.c.name == lease.name).with_for_update()
         token = connection.scalar(query)
         if token != lease.token:
             raise LeaseLostError(f"{lease.name} was taken over (token {token}, ours {lease.token}); this worker stops.")
+        if self._open.connection is not None:  # the row is locked until the commit
+            self._open.guarded.add(lease)
 
     def _renew(self, connection: Connection, lease: Lease) -> None:
         row = update(t.leases).where(t.leases.c.name == lease.name)
@@ -702,6 +677,14 @@ class Store:
             connection.execute(row.values(changes=t.projects.c.changes + changed, changed_at=self._now()))
 
 
+class _Open(threading.local):
+    """The transaction that ``Store.together`` has open in this thread, and the leases known to be ours in it."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.guarded: set[Lease] = set()
+
+
 @contextmanager
 def _answering() -> Iterator[None]:
     """Turn what the driver raises when the database is away, locked or full into our own error, without its SQL."""
@@ -719,13 +702,6 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def _clean(text: str | None) -> str | None:
-    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
-    if text is None:
-        return None
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
 def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), max(1, size)))
 
@@ -737,12 +713,7 @@ def _project(row: Row[Any]) -> Project:
 
 
 def _answer(row: Row[Any]) -> Answer:
-    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
-
-
-def _batch(row: Row[Any]) -> Batch:
-    values = {name: getattr(row, name) for name in Batch.__dataclass_fields__}
-    return Batch(**{**values, **{name: tuple(values[name]) for name in ("task_ids", "labels", "again")}})
+    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__ if name != "missing_mass"})
 
 
 def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:

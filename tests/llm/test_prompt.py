@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ SPACE = LabelSpace("Choices", "sentiment", "text", "text", ("positive", "negativ
 MARK = re.compile(r"<<<[0-9a-f]{24}>>>")
 
 
-def build(space: LabelSpace = SPACE, demos: tuple[Demo, ...] = (), **more: int) -> Prompt:
+def build(space: LabelSpace = SPACE, demos: tuple[Demo, ...] = (), **more: Any) -> Prompt:
     return Prompt.build(load("sentiment"), space, demos, **more)
 
 

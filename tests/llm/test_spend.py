@@ -48,7 +48,7 @@ def server() -> Iterator[ScriptedOpenAI]:
 
 def annotator(server: ScriptedOpenAI, meter: Meter, *, model: str = "scripted", slots: int = 8) -> OpenAIAnnotator:
     endpoint = Endpoint(server.base_url, key="test-key", model=model, concurrency=slots, timeout_s=5.0)
-    return OpenAIAnnotator(endpoint, Pace(rng=random.Random(0)), meter)
+    return OpenAIAnnotator(endpoint, Pace(rng=random.Random(0)), meter=meter)
 
 
 def run(who: OpenAIAnnotator, count: int) -> dict[int, Answer]:
@@ -60,13 +60,31 @@ def run(who: OpenAIAnnotator, count: int) -> dict[int, Answer]:
     return answers
 
 
+class Book:
+    """Where a meter's spending is recorded."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Spend] = {}
+
+    def __call__(self, spent: list[Spend]) -> None:
+        for one in spent:
+            self.kept[one.annotator] = self.kept[one.annotator].plus(one) if one.annotator in self.kept else one
+
+
+def metered(prices: PriceTable, budget: float | None = None, spent: float = 0.0) -> Meter:
+    return Meter(prices, budget, spent, record=Book())
+
+
 def told(meter: Meter) -> list[Spend]:
-    with meter.telling() as spent:
-        return spent
+    """Return what was recorded, each thing once."""
+    book = meter.record
+    assert isinstance(book, Book)
+    found, book.kept = list(book.kept.values()), {}
+    return found
 
 
 def test_what_was_taken_is_counted_by_the_endpoints_own_usage(server: ScriptedOpenAI, prices: PriceTable) -> None:
-    meter = Meter(prices)
+    meter = metered(prices)
     run(annotator(server, meter), 20)
     (spent,) = told(meter)
     assert (spent.annotator, spent.batch, spent.requests) == ("openai:scripted", False, 20)
@@ -81,7 +99,7 @@ def test_what_was_taken_is_counted_by_the_endpoints_own_usage(server: ScriptedOp
 def test_the_cap_holds_with_many_in_flight_and_no_answer_is_lost(
     server: ScriptedOpenAI, prices: PriceTable, slots: int
 ) -> None:
-    meter = Meter(prices, budget=0.2)
+    meter = metered(prices, budget=0.2)
     with pytest.raises(BudgetError, match=r"of the budget of \$0.2 are spent, and the next request may cost up to"):
         run(annotator(server, meter, slots=slots), 500)
     answers = run.answers  # type: ignore[attr-defined]
@@ -94,22 +112,22 @@ def test_the_cap_holds_with_many_in_flight_and_no_answer_is_lost(
 
 def test_spending_goes_on_where_it_stood(server: ScriptedOpenAI, prices: PriceTable) -> None:
     with pytest.raises(BudgetError):
-        run(annotator(server, Meter(prices, budget=0.2, spent=0.19)), 5)
+        run(annotator(server, metered(prices, budget=0.2, spent=0.19)), 5)
     assert server.history == []
 
 
 def test_a_price_that_is_not_known_is_refused_before_any_request(server: ScriptedOpenAI, prices: PriceTable) -> None:
     with pytest.raises(BudgetError, match=r"price of 'unheard-of' .* is not known.*output: 0\.60"):
-        run(annotator(server, Meter(prices, budget=5.0), model="unheard-of"), 3)
+        run(annotator(server, metered(prices, budget=5.0), model="unheard-of"), 3)
     assert server.history == []
-    meter = Meter(prices)
+    meter = metered(prices)
     assert len(run(annotator(server, meter, model="unheard-of"), 3)) == 3
     (spent,) = told(meter)
     assert (spent.unpriced, spent.known_cost, spent.prompt_tokens) == (3, None, 1_200)
 
 
 def test_refused_requests_cost_nothing_and_cut_ones_the_most(server: ScriptedOpenAI, prices: PriceTable) -> None:
-    meter = Meter(prices)
+    meter = metered(prices)
     server.script += [label("positive", usage=USAGE), status(429, {"Retry-After": "0"}), status(500), reset(), html()]
     assert all(answer.label for answer in run(annotator(server, meter, slots=1), 3).values())
     (spent,) = told(meter)
@@ -119,7 +137,7 @@ def test_refused_requests_cost_nothing_and_cut_ones_the_most(server: ScriptedOpe
 
 
 def test_a_repair_is_counted_too(server: ScriptedOpenAI, prices: PriceTable) -> None:
-    meter = Meter(prices)
+    meter = metered(prices)
     server.script += [completion("perhaps", usage=USAGE)]
     run(annotator(server, meter), 1)
     assert total(told(meter)).requests == 2
@@ -127,7 +145,7 @@ def test_a_repair_is_counted_too(server: ScriptedOpenAI, prices: PriceTable) -> 
 
 def test_an_endpoint_that_tells_no_usage_is_counted_with_the_most(prices: PriceTable) -> None:
     with ScriptedOpenAI(lambda call: label("positive", usage={})) as silent:
-        meter = Meter(prices, budget=0.05)
+        meter = metered(prices, budget=0.05)
         with pytest.raises(BudgetError):
             run(annotator(silent, meter), 50)
         assert total(told(meter)).unsettled == len(silent.history) < 50
@@ -146,7 +164,7 @@ def test_a_round_stopped_by_hand_counts_what_was_in_flight(prices: PriceTable) -
         if arrived.is_set():
             raise KeyboardInterrupt
 
-    meter = Meter(prices)
+    meter = metered(prices)
     with ScriptedOpenAI(slow) as server:
         who = annotator(server, meter, slots=1)
         questions = asked((Sample(i, f"film {i}") for i in range(3)), PROMPT)
@@ -157,11 +175,12 @@ def test_a_round_stopped_by_hand_counts_what_was_in_flight(prices: PriceTable) -
 
 
 def test_what_the_store_did_not_take_is_told_again(prices: PriceTable) -> None:
-    meter = Meter(prices)
+    meter = metered(prices)
     meter.note(Spend("a", requests=1, cost=0.5))
     with pytest.raises(OSError, match="full"), meter.telling():
         raise OSError("full")
     meter.note(Spend("a", requests=1, cost=0.25))
+    meter.tell()
     assert told(meter) == [Spend("a", requests=2, cost=0.75)]
 
 
