@@ -34,7 +34,7 @@ IN_FLIGHT = 64
 
 def throughput(folder: Path, *, quick: bool) -> dict[str, Any]:
     """64 in flight at 200 ms: how near to 320 requests a second, and at what cost in CPU time?"""
-    items = 1_000 if quick else 20_000
+    items = 400 if quick else 20_000
     with endpoint("--latency-ms", str(LATENCY_MS)) as server:
         job = Job(str(folder), server.base_url, items=items, concurrency=IN_FLIGHT)
         prepare(job)
@@ -57,7 +57,7 @@ def throughput(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def memory(folder: Path, *, quick: bool) -> dict[str, Any]:
     """A corpus that is read as a stream: does memory stay flat?"""
-    items = 5_000 if quick else 1_000_000
+    items = 2_000 if quick else 1_000_000
     with endpoint("--no-count") as server:
         job = Job(str(folder), server.base_url, items=items, concurrency=IN_FLIGHT, stream=True)
         prepare(job)
@@ -77,7 +77,7 @@ def memory(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def limit(folder: Path, *, quick: bool) -> dict[str, Any]:
     """3,000 requests a minute for two workers: how much of it is used, and is there one refusal?"""
-    rpm, seconds = 3_000, 8 if quick else 190
+    rpm, seconds = 3_000, 6 if quick else 190
     each = rpm // 60 * seconds // 2
     with RedisServer(folder), endpoint("--latency-ms", str(LATENCY_MS), "--rpm", str(rpm)) as server:
         jobs = [
@@ -91,7 +91,7 @@ def limit(folder: Path, *, quick: bool) -> dict[str, Any]:
     # From when both work: one alone, just started, is not the steady state.
     times = stats["accepted_at"]
     begin = times[0] + 2.0
-    span = 60.0 if not quick else 4.0
+    span = 60.0 if not quick else 2.0
     whole = int((times[-1] - begin) / span)
     used = sum(begin <= at < begin + whole * span for at in times)
     allowed = rpm * span / 60 * whole
@@ -107,7 +107,7 @@ def limit(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def faults(folder: Path, *, quick: bool) -> dict[str, Any]:
     """Every twentieth request meets a fault: is every text labelled or abstained from, and none paid twice?"""
-    items = 400 if quick else 5_000
+    items = 300 if quick else 5_000
     with endpoint("--latency-ms", "20", "--faults", "0.05", "--seed", "7") as server:
         job = Job(str(folder), server.base_url, items=items, concurrency=32, timeout_s=3.0)
         prepare(job)
@@ -134,7 +134,7 @@ def faults(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def kill(folder: Path, *, quick: bool) -> dict[str, Any]:
     """The worker is killed 20 times in a round: what is asked again?"""
-    items, kills, slots = (300, 3, 8) if quick else (5_000, 20, 16)
+    items, kills, slots = (200, 2, 8) if quick else (5_000, 20, 16)
     rng = random.Random(11)
     with endpoint("--latency-ms", "50") as server:
         job = Job(str(folder), server.base_url, items=items, concurrency=slots)

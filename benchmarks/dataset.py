@@ -96,7 +96,7 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     InputError
         If the file cannot be read, lacks a column, or holds nothing that an LLM has classified.
     """
-    records = _records(path)
+    records = records_of(path)
     asked = [r for r in records if r["split"] == "train" and r["llm_name"]]
     test = [r for r in records if r["split"] == "test" and r["gold"]]
     _check(path, asked)
@@ -115,7 +115,8 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     return Dataset(task, gold, labels, asked[0]["llm_name"])
 
 
-def _records(path: Path) -> list[Record]:
+def records_of(path: Path) -> list[Record]:
+    """Return the rows of a file as they stand; raises ``InputError`` if it cannot be read or lacks a column."""
     csv.field_size_limit(2**27)
     try:
         content = path.read_bytes()

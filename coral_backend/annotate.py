@@ -37,6 +37,7 @@ from strategies.annotation import (
     Team,
     first_look,
 )
+from strategies.annotation.first_look import FEWEST
 from strategies.registry import UnknownStrategyError
 
 MOST_LOOKED_AT = 20_000
@@ -137,18 +138,20 @@ class Annotation:
         """
         left = list(undecided)
         while left:
-            said = self._said(left)
-            depth = min(len(said.get(s.task_id, ())) for s in left)
+            batch = left if self.strategy.waits else left[:limit]
+            said = self._said(batch)
+            depth = min(len(said.get(s.task_id, ())) for s in batch)
             self._look(depth, said)
             strategy = self._fitted(said)
-            wave = [s for s in left if not strategy.waits or len(said.get(s.task_id, ())) == depth]
+            wave = [s for s in batch if not strategy.waits or len(said.get(s.task_id, ())) == depth]
             steps = [(s, strategy(self._opinions(s.task_id, said))) for s in wave]
             self._decide([(s, step, said.get(s.task_id, [])) for s, step in steps if isinstance(step, Decision)])
             asks = [(s, step) for s, step in steps if isinstance(step, Ask)]
             if asks:
-                count = _Count(report, total - len(asks), total, {"wave": depth + 1} if strategy.waits else {})
+                open_now = len(left) - len(batch) + len(asks)
+                count = _Count(report, total - open_now, total, {"wave": depth + 1} if strategy.waits else {})
                 self._ask(asks[:limit], said, strategy, self.questions, count)
-                return len(asks) <= limit and not strategy.waits
+                return count.decided == open_now
             decided = {s.task_id for s in wave}
             left = [s for s in left if s.task_id not in decided]
         return True
@@ -184,7 +187,7 @@ class Annotation:
                 before, prompt = said.get(sample.task_id, ()), put.pop(sample.task_id).prompt
                 candidates = None if set(prompt.labels) == set(self.project.label_space.labels) else prompt.labels
                 newest = Said(len(before), answer, candidates, prompt.version)
-                self._keep(sample, [*before, newest], strategy)
+                count.decided += self._keep(sample, [*before, newest], strategy)
                 count.done += 1
 
             annotator.annotate(_noted(questions.about(mine), put), keep, count.tell)
@@ -200,13 +203,14 @@ class Annotation:
         self.known = {t: [*self.known.get(t, ()), *([seen[t]] if t in seen else [])] for t in tasks}
         self.look = None
 
-    def _keep(self, sample: Sample, said: Sequence[Said], strategy: AnnotationStrategy) -> None:
-        """Store the newest opinion, and the decision with it where that follows from this sample alone."""
+    def _keep(self, sample: Sample, said: Sequence[Said], strategy: AnnotationStrategy) -> bool:
+        """Store the newest opinion, and the decision with it where that follows from this sample alone; say whether it does."""
         step = None if strategy.waits else strategy(self._opinions(sample.task_id, {sample.task_id: said}))
         with self.store.together():
             self.store.opinions.put(self.project.id, self.number, sample, said[-1], lease=self.lease)
             if isinstance(step, Decision):
                 self._decide([(sample, step, said)])
+        return isinstance(step, Decision)
 
     def _decide(self, decisions: Sequence[tuple[Sample, Decision, Sequence[Said]]]) -> None:
         """Store labels, each with the cost of all opinions that led to it."""
@@ -247,6 +251,7 @@ class _Count:
     total: int
     detail: Mapping[str, Any]
     who: str = ""
+    decided: int = 0
 
     def tell(self, *, last: bool = False) -> None:
         self.report(self.done, self.total, {**self.detail, "annotator": self.who}, last=last)
@@ -281,6 +286,8 @@ class FirstLook:
         task_ids = np.array([s.task_id for s in self._samples], dtype=np.int64)
         given = np.array([self._index(firsts.get(s.task_id)) for s in self._samples], dtype=np.int64)
         rows = np.flatnonzero(given >= 0)
+        if len(rows) < FEWEST:
+            return {}
         rng = np.random.default_rng(self._seed)
         given[rng.permutation(rows)[MOST_LOOKED_AT:]] = -1
         probs = first_look(self._embed([s.text or " " for s in self._samples]), given, len(self._labels))

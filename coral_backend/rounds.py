@@ -43,6 +43,7 @@ from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.llm.base import Embed
+from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions, prompt_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
@@ -67,6 +68,8 @@ logger = logging.getLogger(__name__)
 SYNC_CHUNK = 1000
 REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
+MOST_NAMED = 50
+"""So many tasks whose text speaks to the model are named in a round's metrics."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -257,7 +260,9 @@ class RoundRunner:
         if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
-        metrics = {**self.store.round(step.round.id).metrics, "links": links}
+        orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
+        told = {"links": links, "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]}}
+        metrics = {**self.store.round(step.round.id).metrics, **told}
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
         return Stage.DISTIL
 

@@ -36,6 +36,8 @@ KEPT_S = 900
 """Redis forgets a bucket that nobody used for so long."""
 
 ANSWER_S = 2.0
+AWAY_S = 10.0
+"""A Redis that did not answer is asked again after so long; until then nobody waits for it."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class LocalBucket:
                 return Starts(waits, at - now - AHEAD_S)
             waits.append(max(0.0, at - now))
             self._request_at = at + self._request_s
-            self._token_at = max(self._token_at, at - LAG_S) + cost * self._token_s
+            self._token_at = max(self._token_at, max(at, now) - LAG_S) + cost * self._token_s
         return Starts(waits)
 
     async def close_for(self, seconds: float) -> None:
@@ -147,7 +149,7 @@ for i = 7, #ARGV do
   end
   answer[#answer + 1] = math.ceil(math.max(0, at - now))
   request = at + request_us
-  token = math.max(token, at - lag) + ARGV[i] * token_us
+  token = math.max(token, math.max(at, now) - lag) + ARGV[i] * token_us
 end
 redis.call('HSET', KEYS[1], 'request', string.format('%.0f', request), 'token', string.format('%.0f', token))
 redis.call('PEXPIRE', KEYS[1], math.ceil(math.max(kept, (math.max(request, token, open) - now) / 1000 + kept)))
@@ -187,17 +189,18 @@ class RedisBucket:
         self._name, self._local = name, local
         micro = [round(seconds * 1e6, 3) for seconds in rates.seconds_each()]
         self._fixed = [*micro, int(LAG_S * 1e6), int(AHEAD_S * 1e6), KEPT_S * 1000]
-        self._told = False
+        self._level = logging.WARNING if rates.limited else logging.DEBUG
+        self._away_until = -math.inf
 
     async def take(self, costs: Sequence[int], used_more: int) -> Starts:
         """See ``Bucket``."""
-        try:
-            again, *waits = await self._take(keys=[self._name], args=[*self._fixed, used_more, *costs])
-        except (RedisError, OSError) as error:
-            self._away(error)
-            return await self._local.take(costs, used_more)
-        self._told = False
-        return Starts([wait / 1e6 for wait in waits], again / 1e6)
+        if time.monotonic() >= self._away_until:
+            try:
+                again, *waits = await self._take(keys=[self._name], args=[*self._fixed, used_more, *costs])
+                return Starts([wait / 1e6 for wait in waits], again / 1e6)
+            except (RedisError, OSError) as error:
+                self._away(error)
+        return await self._local.take(costs, used_more)
 
     async def close_for(self, seconds: float) -> None:
         """See ``Bucket``."""
@@ -212,9 +215,10 @@ class RedisBucket:
         await self._redis.aclose()
 
     def _away(self, error: Exception) -> None:
-        if not self._told:  # once, not for every request
-            self._told = True
-            logger.warning("The rate limit is not shared with other workers now: Redis (%s).", type(error).__name__)
+        self._away_until = time.monotonic() + AWAY_S
+        logger.log(
+            self._level, "The rate limit is not shared with other workers now: Redis (%s).", type(error).__name__
+        )
 
 
 def bucket_name(base_url: str, key: str, model: str) -> str:

@@ -87,7 +87,10 @@ class Limiter:
             await self._asked.wait()
             self._asked.clear()
             while self._waiting:
-                await self._hand_out()
+                try:
+                    await self._hand_out()
+                except Exception as error:  # noqa: BLE001 - whoever waits would wait forever
+                    self._give_up(error)
 
     async def _hand_out(self) -> None:
         while self._waiting and self._waiting[0][1].done():  # cancelled meanwhile
@@ -103,6 +106,12 @@ class Limiter:
             if not self._limited:  # closed, which holds for those too who did not ask
                 self._closed_until = max(self._closed_until, self._pace.clock() + starts.again_s)
             await self._pace.sleep(max(starts.again_s, BREATH_S))
+
+    def _give_up(self, error: Exception) -> None:
+        while self._waiting:
+            _, place = self._waiting.popleft()
+            if not place.done():
+                place.set_exception(error)
 
     def _next_place(self, wait: float) -> None:
         while self._waiting:

@@ -165,7 +165,14 @@ def _shared_bucket(settings: Settings, endpoint: Endpoint, rates: Rates) -> Call
     """Return a maker of the bucket that all workers with these settings share: in Redis, else in this process."""
     name = bucket_name(endpoint.base_url, endpoint.key, endpoint.model)
     local, url = local_bucket(name, rates), settings.known_redis_url
-    return lambda: RedisBucket(url, name, rates, local) if url else local
+
+    def made() -> Bucket:
+        try:
+            return RedisBucket(url, name, rates, local) if url else local
+        except ValueError:  # its text may repeat the address, which may hold a password
+            raise SettingsError("REDIS_URL is no address of Redis, so that the rate limit cannot be shared.") from None
+
+    return made
 
 
 async def _slot(talk: Talk, stream: Stream) -> None:
