@@ -173,8 +173,9 @@ def _killed_at(job: Job, server: Endpoint, requests: int) -> int:
     while server.stats()["requests"] < requests and worker.poll() is None:
         time.sleep(0.01)
     worker.kill()  # SIGKILL
+    in_flight = int(server.stats()["in_flight"])  # at once: the endpoint goes on answering
     worker.communicate()
-    return int(server.stats()["in_flight"])
+    return in_flight
 
 
 def _answers(job: Job) -> dict[int, Answer]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +15,9 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from benchmarks.annotate_worker import Job
+
+WIDEST = 60
+"""Characters of a value in the table; the JSON has all of it."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,7 +115,7 @@ def table(report: Mapping[str, Mapping[str, Any]]) -> str:
         for name, entry in figures.items():
             plain = entry if isinstance(entry, Mapping) and "value" in entry else figure(entry)
             mark = {True: "met", False: "MISSED", None: ""}[plain["met"]]
-            rows.append((section, name, str(plain["value"]), plain["target"], mark))
+            rows.append((section, name, textwrap.shorten(str(plain["value"]), WIDEST), plain["target"], mark))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
