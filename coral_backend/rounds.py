@@ -249,6 +249,8 @@ class RoundRunner:
         )  # people wait for a retraining, and it asks little
         if in_batches and not self._collected(step, annotation):
             return Stage.ANNOTATE
+        if not in_batches and self._called_back(step, annotation):
+            return Stage.ANNOTATE
         todo, total = self.unanswered(step)
         limit = len(todo) if in_batches else step.settings.annotate_chunk
         try:
@@ -309,6 +311,14 @@ class RoundRunner:
         if desk.collect(annotation.annotators):
             return False
         annotation.annotators = [desk.clerk(annotator) for annotator in annotation.annotators]
+        return True
+
+    def _called_back(self, step: Step, annotation: Annotation) -> bool:
+        """Cancel the batches of a round that was told to go on live; False if there are none."""
+        if not any(batch.open for batch in self.store.ledger.batches(step.round.id)):
+            return False
+        BatchDesk(self.store, step.settings, step.project, step.round, step.lease).end(annotation.annotators)
+        self._waits_for_batches(step)
         return True
 
     def _waits_for_batches(self, step: Step) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from click.testing import CliRunner
 
-from coral_backend import batches, jobs, ticker
+from coral_backend import batches, cli, jobs, ticker
 from coral_backend.exceptions import BudgetError, EndpointError, SettingsError, UnavailableError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
@@ -373,3 +374,43 @@ def test_a_vote_of_several_models_is_asked_in_batches_too(world: World) -> None:
     assert spent["openai:other", True].known_cost is None, "its price is not in the file"
     links = {line.annotator for line in status_of(world.store, 1).costs}
     assert links == {"openai:scripted", "openai:other"}
+
+
+def test_a_round_told_to_go_on_live_pays_for_nothing_twice(world: World) -> None:
+    waiting = world.handed_in()
+    world.steps(waiting.id, 1)
+    change_round(world.store, world.settings, world.store.round(waiting.id), {"batch": False})
+    world.steps(waiting.id, 1)
+    assert world.server.batches[0]["status"] == "cancelling"
+    assert len(world.server.live) == 3, "nobody asks live what the batch may have answered"
+    world.server.finish(share=0.5)
+    assert world.runner.run(waiting.id).status is RoundStatus.DONE
+    assert world.labels() == RIGHT
+    assert len(world.server.live) == len(TEXTS) - 4
+
+
+def test_the_command_line_cancels_at_the_endpoint(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = world.handed_in()
+    for name, value in {
+        "MODEL_DIR": str(world.settings.model_dir),
+        "CORAL_PRICES": str(world.settings.prices),
+        "OPENAI_BASE_URL": world.server.base_url,
+        "CORAL_LLM_MODEL": "scripted",
+    }.items():
+        monkeypatch.setenv(name, value)
+    shown = CliRunner().invoke(cli.main, ["round", "--cancel"])
+    assert shown.exit_code == 0, shown.output
+    assert "cancelled at the endpoint" in shown.output
+    assert "read by a worker when they have ended" in shown.output
+    assert world.server.batches[0]["status"] == "cancelling"
+    assert world.store.round(waiting.id).status is RoundStatus.CANCELLED
+
+
+def test_the_command_line_says_when_the_endpoint_cannot_be_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.handed_in()
+    world.server.refuse["GET /batches/batch_1"] = status(503)
+    monkeypatch.setenv("MODEL_DIR", str(world.settings.model_dir))
+    monkeypatch.setenv("OPENAI_BASE_URL", world.server.base_url)
+    shown = CliRunner().invoke(cli.main, ["round", "--cancel"])
+    assert shown.exit_code == 0, shown.output
+    assert "could not be cancelled at the endpoint yet; a worker will try again" in shown.output

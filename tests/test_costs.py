@@ -146,6 +146,34 @@ def test_an_unknown_price_gives_tokens_only_and_says_how_to_give_one(world: Worl
     assert "prices.yaml" in found.notes[0]
 
 
+def test_a_vote_is_estimated_by_what_its_strategy_asks(world: World) -> None:
+    more = {"llm_models": "priced,unheard-of", "annotation": "vote", "n_demos": 0}
+    world.settings = world.settings.model_copy(update=more)
+    found = estimate(world.store, world.settings, 1, lambda: world.client)
+    priced, other = found.links
+    assert (priced.annotator, other.annotator) == ("openai:priced", "openai:unheard-of")
+    assert len(TEXTS) <= found.requests <= 3 * len(TEXTS)
+    assert found.requests == priced.requests + other.requests
+    assert (priced.live_cost is not None, other.live_cost, found.cost) == (True, None, None)
+    assert any("right in 80%" in note for note in found.notes)
+    done = world.run()
+    asked = sum(one.requests for one in world.store.ledger.spending(1)[done.id])
+    assert found.requests == pytest.approx(asked, rel=0.5)
+
+
+def test_what_was_answered_before_costs_nothing(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"n_demos": 0})
+    with pytest.raises(BudgetError):
+        world.run(budget=0.08)
+    kept = len(world.store.llm_labels(1))
+    active = world.store.active_round(1)
+    assert active is not None
+    world.store.set_round_status(active.id, RoundStatus.CANCELLED)
+    world.store.put_samples(1, [Sample(1, "changed, and changed back")])
+    found = estimate(world.store, world.settings, 1, lambda: world.client)
+    assert found.requests == len(TEXTS) - kept
+
+
 def test_a_budget_that_will_not_do_is_said_before(world: World) -> None:
     found = estimate(world.store, world.settings, 1, lambda: world.client, options={"budget": 0.01})
     assert any("budget of $0.01 will not do" in note for note in found.notes)

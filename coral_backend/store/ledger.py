@@ -6,6 +6,7 @@ A label may have taken several requests, and a request may have brought none; an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, func, select, update
@@ -104,10 +105,15 @@ class Ledger:
     def _add(self, connection: Connection, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
         names = Spend.__dataclass_fields__
         rows = [{"project_id": project_id, "round_id": round_id, **{n: getattr(s, n) for n in names}} for s in spent]
+        connection.execute(self._addition, rows)
+
+    @cached_property
+    def _addition(self) -> Any:
+        # Made once: it is executed with every few answers, and to put it together takes longer.
         statement = self._store._insert(t.spend)
-        sums: dict[str, Any] = {name: t.spend.c[name] + statement.excluded[name] for name in SUMS}
+        sums = {name: t.spend.c[name] + statement.excluded[name] for name in SUMS}
         keys = ["project_id", "round_id", "annotator", "batch"]
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=sums), rows)
+        return statement.on_conflict_do_update(index_elements=keys, set_=sums)
 
 
 def _batch(row: Row[Any]) -> Batch:
