@@ -62,6 +62,8 @@ NICE = 10
 (``benchmarks/web.py --load --nice 10``)."""
 SWEEP_BATCH = 200
 """Predictions deleted at a time: about a second of Label Studio's time, so that an annotator's "Submit" need not wait."""
+REPLIES_KEPT_SECONDS = 90 * 24 * 3600.0
+"""How long what an LLM said is kept under its request; a label that was read from it stays."""
 
 
 def client_for(settings: Settings) -> LabelStudioClient:
@@ -188,8 +190,12 @@ def read_back(project_id: int) -> int:
 
 
 def sweep(project_id: int) -> int:
-    """Delete prediction versions older than the newest ``keep_versions`` from Label Studio; return how many."""
+    """Delete prediction versions older than the newest ``keep_versions`` from Label Studio; return how many.
+
+    Old replies of LLMs go as well.
+    """
     with _context() as (settings, store):
+        store.replies.forget(REPLIES_KEPT_SECONDS)
         done = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and r.model_version]
         corpus_arrays.remove_old_folders(settings, store, project_id)
         keep = {str(r.model_version) for r in done[: settings.keep_versions]} | {

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, delete, select
 
 from coral_backend.store import tables as t
 from coral_backend.types import Reply
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IN_QUERY = 500
 """Keys in one query: below SQLite's and PostgreSQL's limits on bound values."""
+
+IN_DELETE = 1_000
 
 
 class Replies:
@@ -56,6 +58,17 @@ class Replies:
         if rows:
             with self._store._write() as connection:
                 connection.execute(self._insert, rows)
+
+    def forget(self, seconds: float) -> int:
+        """Delete replies that are older than so many seconds and return how many, a part at a time: others write meanwhile."""
+        c, oldest, deleted = t.replies.c, self._store._now() - seconds, 0
+        while True:
+            part = select(c.key).where(c.created_at < oldest).limit(IN_DELETE)
+            with self._store._write() as connection:
+                gone = connection.execute(delete(t.replies).where(c.key.in_(part))).rowcount
+            deleted += gone
+            if gone < IN_DELETE:
+                return deleted
 
     def accepts(self, base_url: str, model: str, *, since: float) -> dict[str, Any] | None:
         """Return what an endpoint was found to accept for a model; None if it was not asked after `since`."""

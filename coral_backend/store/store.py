@@ -91,6 +91,7 @@ class Store:
         self._now = now
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
+        self._upserts: dict[tuple[Any, ...], Any] = {}
         self.ledger = Ledger(self)
         self.opinions = Opinions(self)
         self.replies = Replies(self)
@@ -610,8 +611,14 @@ class Store:
         """Insert `rows`; where the key exists, change the columns named in `change` if `where` holds. Return the count."""
         if not rows:
             return 0
-        # One statement with many parameter sets: a VALUES list would be compiled anew for each length.
-        statement = self._upsert_into(table, key=key, change=change, where=where)
+        # One statement with many parameter sets: a VALUES list would be compiled anew for each length. It is kept, for to
+        # put it together takes longer than to execute it.
+        name = (table.name, tuple(key), tuple(change))
+        statement = self._upserts.get(name) if where is None else None
+        if statement is None:
+            statement = self._upsert_into(table, key=key, change=change, where=where)
+            if where is None:
+                self._upserts[name] = statement
         return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
 
     def _upsert_into(self, table: Table, *, key: Sequence[str], change: Sequence[str], where: Any) -> Any:

@@ -237,6 +237,7 @@ replies = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("created_at", Float, nullable=False),
+    Index("replies_by_age", "created_at"),
 )
 
 # What an LLM endpoint accepts in a request, found out by asking it.

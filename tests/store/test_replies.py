@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -11,16 +12,26 @@ from pathlib import Path
 import pytest
 
 from coral_backend.exceptions import LeaseLostError
-from coral_backend.store import Store, tables
+from coral_backend.store import Store, replies, tables
 from coral_backend.store.engine import open_engine
 from coral_backend.types import Answer, LabelSpace, Project, Reply, Sample
 
 SPACE = LabelSpace("Choices", "label", "text", "text", ("a", "b"))
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/coral.sqlite3"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'coral.sqlite3'}"
+        return
+    postgres = os.environ.get("TEST_POSTGRES_URL")
+    if not postgres:
+        pytest.skip("TEST_POSTGRES_URL names no PostgreSQL to test with")
+    yield postgres
+    engine = open_engine(postgres)
+    tables.metadata.drop_all(engine)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -46,6 +57,19 @@ def test_the_first_reply_to_a_request_stays(store: Store) -> None:
     store.replies.put([reply(1, "first")])
     store.replies.put([reply(1, "second"), reply(2, "other")])
     assert [store.replies.find([reply(i).key])[reply(i).key].body for i in (1, 2)] == ["first", "other"]
+
+
+def test_old_replies_are_forgotten_and_younger_ones_kept(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "IN_DELETE", 10)
+    now = [1000.0]
+    store = Store(url, now=lambda: now[0])
+    store.replies.put([reply(i) for i in range(35)])
+    now[0] = 2000.0
+    store.replies.put([reply(100)])
+    assert store.replies.forget(1500.0) == 0
+    assert store.replies.forget(500.0) == 35
+    assert set(store.replies.find([reply(i).key for i in (1, 34, 100)])) == {reply(100).key}
+    store.close()
 
 
 def test_very_many_replies_are_found_in_one_call(store: Store) -> None:
@@ -125,7 +149,8 @@ def test_another_threads_writes_are_its_own(store: Store) -> None:
         assert seen == [{}], "not committed, so not visible to another thread"
 
 
-def test_a_database_from_before_is_upgraded_and_keeps_its_rows(url: str, tmp_path: Path) -> None:
+def test_a_database_from_before_is_upgraded_and_keeps_its_rows(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'coral.sqlite3'}"
     engine = open_engine(url)
     with engine.begin() as connection:
         tables.metadata.create_all(connection)
