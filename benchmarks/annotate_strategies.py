@@ -28,7 +28,8 @@ from coral_backend.exceptions import CoralError
 from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import Prompt
 from coral_backend.types import LabelSpace
-from strategies.annotation import ANNOTATION, AnnotationStrategy, Ask, Decision, Opinion, Team, first_look
+from strategies.annotation import ANNOTATION, AnnotationStrategy, Ask, Decision, Opinion, Team
+from strategies.annotation.first_look import first_look
 from strategies.tasks import choose
 
 FILES = ("toxicity_en", "policy_en", "technology_en", "banking77")

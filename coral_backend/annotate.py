@@ -35,9 +35,8 @@ from strategies.annotation import (
     Sampled,
     Single,
     Team,
-    first_look,
 )
-from strategies.annotation.first_look import FEWEST
+from strategies.annotation.first_look import FEWEST, first_look
 from strategies.registry import UnknownStrategyError
 
 MOST_LOOKED_AT = 20_000
@@ -60,7 +59,7 @@ class Report(Protocol):
 def make_team(
     settings: Settings, embed: Embed, replies: Replies | None = None, meter: Meter | None = None
 ) -> list[Annotator]:
-    """Return the annotators that `settings` ask for, cheapest first; several only where LLMs are asked.
+    """Return the annotators that `settings` ask for, cheapest first; the strategy ``single`` has one, the first.
 
     Parameters
     ----------
@@ -74,11 +73,12 @@ def make_team(
     SettingsError
         If one of them lacks what it needs, or several models are named for an annotator that has none.
     """
-    first, *others = [settings.model_copy(update={"llm_model": name}) for name in settings.models]
+    names = settings.models[:1] if settings.annotation == "single" else settings.models
+    first, *others = [settings.model_copy(update={"llm_model": name}) for name in names]
     leader = make_annotator(first, embed, replies, meter)
     if others and not leader.is_llm:
         raise SettingsError(
-            f"CORAL_LLM_MODELS names {len(settings.models)} models, and the annotator is {leader.name}, which has none. "
+            f"CORAL_LLM_MODELS names {len(names)} models, and the annotator is {leader.name}, which has none. "
             "Set OPENAI_BASE_URL or OPENAI_API_KEY, or leave CORAL_LLM_MODELS empty."
         )
     return [leader, *(make_annotator(other, embed, replies, meter) for other in others)]

@@ -380,8 +380,8 @@ def strategies() -> None:
         one = tasks.load(name)
         click.echo(f"  {name:<22}{one.title} ({', '.join(one.tags)})")
     for title, names in (
+        ("annotation (CORAL_ANNOTATION)", ANNOTATION.names()),
         ("demonstration (CORAL_DEMONSTRATION)", DEMONSTRATIONS.names()),
-        ("annotation", ANNOTATION.names()),
     ):
         click.echo(title)
         for name in names:

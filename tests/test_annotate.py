@@ -431,15 +431,20 @@ def project_of(labels: Sequence[str] = ("bad", "good")) -> Project:
 
 def test_models_are_asked_in_the_order_given() -> None:
     environ: Mapping[str, str] = {"OPENAI_API_KEY": KEY, "CORAL_LLM_MODELS": " cheap, dear ,cheap,"}
-    team = make_team(Settings.load(environ), word_vectors)
+    team = make_team(Settings.load({**environ, "CORAL_ANNOTATION": "chain"}), word_vectors)
     assert [one.name for one in team] == ["openai:cheap", "openai:dear"]
+    alone = make_team(Settings.load(environ), word_vectors)
+    assert [one.name for one in alone] == ["openai:cheap"], "nobody pays for a model that single never asks"
     one = make_team(Settings.load({"OPENAI_API_KEY": KEY, "CORAL_LLM_MODEL": "own"}), word_vectors)
     assert [who.name for who in one] == ["openai:own"]
 
 
 def test_several_models_need_an_endpoint() -> None:
     with pytest.raises(SettingsError, match="CORAL_LLM_MODELS names 2 models, and the annotator is embedded"):
-        make_team(Settings.load({"CORAL_LLM_MODELS": "a,b", "CORAL_ANNOTATOR": "embedded"}), word_vectors)
+        make_team(
+            Settings.load({"CORAL_LLM_MODELS": "a,b", "CORAL_ANNOTATOR": "embedded", "CORAL_ANNOTATION": "vote"}),
+            word_vectors,
+        )
 
 
 def test_an_unknown_strategy_is_named_with_those_that_exist() -> None:

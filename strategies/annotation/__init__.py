@@ -23,7 +23,6 @@ from strategies.annotation.base import (
     Team,
 )
 from strategies.annotation.chain import Chain
-from strategies.annotation.first_look import first_look
 from strategies.annotation.sampled import Sampled
 from strategies.annotation.single import Single
 from strategies.annotation.small_first import SmallFirst
@@ -44,5 +43,4 @@ __all__ = [
     "Team",
     "TwoCandidates",
     "Vote",
-    "first_look",
 ]

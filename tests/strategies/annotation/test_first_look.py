@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from strategies.annotation import first_look
-from strategies.annotation.first_look import FEWEST
+from strategies.annotation.first_look import FEWEST, first_look
 from strategies.annotation.shortlist import Floats, Ints, shortlist
 
 
