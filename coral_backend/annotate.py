@@ -20,6 +20,7 @@ from coral_backend import corpus_arrays
 from coral_backend.exceptions import SettingsError
 from coral_backend.llm.base import Annotator, Embed, Question, make_annotator
 from coral_backend.llm.replies import Replies
+from coral_backend.llm.spend import Meter
 from coral_backend.questions import Questions
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
@@ -55,13 +56,17 @@ class Report(Protocol):
         ...
 
 
-def make_team(settings: Settings, embed: Embed, replies: Replies | None = None) -> list[Annotator]:
+def make_team(
+    settings: Settings, embed: Embed, replies: Replies | None = None, meter: Meter | None = None
+) -> list[Annotator]:
     """Return the annotators that `settings` ask for, cheapest first; the strategy ``single`` has one, the first.
 
     Parameters
     ----------
     replies : Replies or None
         Where paid replies are kept.
+    meter : Meter or None
+        Counts what the requests of all of them cost.
 
     Raises
     ------
@@ -70,13 +75,13 @@ def make_team(settings: Settings, embed: Embed, replies: Replies | None = None) 
     """
     names = settings.models[:1] if settings.annotation == "single" else settings.models
     first, *others = [settings.model_copy(update={"llm_model": name}) for name in names]
-    leader = make_annotator(first, embed, replies)
+    leader = make_annotator(first, embed, replies, meter)
     if others and not leader.is_llm:
         raise SettingsError(
             f"CORAL_LLM_MODELS names {len(names)} models, and the annotator is {leader.name}, which has none. "
             "Set OPENAI_BASE_URL or OPENAI_API_KEY, or leave CORAL_LLM_MODELS empty."
         )
-    return [leader, *(make_annotator(other, embed, replies) for other in others)]
+    return [leader, *(make_annotator(other, embed, replies, meter) for other in others)]
 
 
 def make_strategy(settings: Settings, annotators: Sequence[Annotator], labels: Sequence[str]) -> AnnotationStrategy:
@@ -150,6 +155,11 @@ class Annotation:
             decided = {s.task_id for s in wave}
             left = [s for s in left if s.task_id not in decided]
         return True
+
+    def opinions_on(self, samples: Sequence[Sample]) -> dict[int, list[Opinion]]:
+        """Return what the strategy knows of each of `samples` by now, by task id."""
+        said = self._said(samples)
+        return {sample.task_id: self._opinions(sample.task_id, said) for sample in samples}
 
     def ask_once(self, samples: Sequence[Sample], annotator: int, questions: Questions, report: Report) -> None:
         """Have one annotator label `samples`, whatever the strategy: its word decides."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from coral_backend import corpus_arrays
 from coral_backend.annotate import Annotation, known_from_round, make_strategy, make_team, small_opinions
+from coral_backend.costs import meter_for
 from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, UnavailableError
 from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
@@ -154,7 +155,8 @@ class CatchUp:
         if not missing:
             return
         embed = lazy_embed(settings)
-        team = make_team(settings, embed, self.store.replies)
+        meter = meter_for(self.store, settings, project, None)
+        team = make_team(settings, embed, self.store.replies, meter)
         strategy = make_strategy(settings, team, project.label_space.labels)
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         demos = serving.demos if serving else ()

@@ -22,8 +22,11 @@ import numpy as np
 
 from coral_backend import corpus_arrays
 from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
+from coral_backend.batches import BatchDesk, told_of
+from coral_backend.costs import meter_for
 from coral_backend.demos import Neighbours, Verified, choose_demos
 from coral_backend.exceptions import (
+    BudgetError,
     ConflictError,
     CoralError,
     EndpointError,
@@ -50,6 +53,7 @@ from coral_backend.types import (
     Flag,
     Floats,
     HumanLabel,
+    Progress,
     Project,
     Round,
     RoundStatus,
@@ -90,6 +94,17 @@ class Step:
 def settings_for(settings: Settings, project: Project) -> Settings:
     """Return the process's settings with the project's own options on top."""
     return settings.with_options(project.options)
+
+
+def settings_of(settings: Settings, project: Project, current: Round) -> Settings:
+    """Return the settings of one round: those of its project, with the budget and the way of asking it was begun with."""
+    own = {name: current.settings[name] for name in ("budget", "batch") if name in current.settings}
+    return settings_for(settings, project).with_options(own)
+
+
+def waits_until(current: Round) -> float:
+    """Return the time, in seconds since the epoch, before which a round has nothing to do; 0 when it has."""
+    return float(current.progress.get("waits_until") or 0.0)
 
 
 def round_lease(round_id: int) -> str:
@@ -141,7 +156,11 @@ class RoundRunner:
             What ended it; a round that met an absent part (``UnavailableError``) can be run again.
         """
         while (current := self.store.round(round_id)).status in (RoundStatus.PENDING, RoundStatus.RUNNING):
-            self.advance(current.id)
+            left = waits_until(current) - time.time()
+            if left > 0:
+                time.sleep(min(left, REPORT_SECONDS))
+            else:
+                self.advance(current.id)
         return current
 
     def advance(self, round_id: int) -> Round:
@@ -159,7 +178,7 @@ class RoundRunner:
     def _step(self, round_id: int, lease: Lease) -> None:
         current = self.store.update_round(round_id, lease)
         project = self.store.project(current.project_id)
-        step = Step(project, current, lease, settings_for(self.settings, project))
+        step = Step(project, current, lease, settings_of(self.settings, project, current))
         stage, began = current.stage, time.monotonic()
         following = self._stages[stage](step)
         if following is None:
@@ -218,30 +237,30 @@ class RoundRunner:
         project = refresh_project(self.store, client, project_id)
         self.store.update_round(step.round.id, step.lease, config_hash=project.config_hash)
         report = self._reporter(step)
-        seen: set[int] = set()
-        batch: list[Sample] = []
-        for task in client.iter_tasks(project_id, progress=report):
-            batch.append(_sample(step.settings, project, task))
-            seen.add(batch[-1].task_id)
-            if len(batch) >= SYNC_CHUNK:
-                self.store.put_samples(project_id, batch)
-                batch = []
-        self.store.put_samples(project_id, batch)
-        known = {sample.task_id for sample in self.store.samples(project_id)}
-        self.store.retire_samples(project_id, known - seen)
-        reconcile(self.store, client, project)
+        seen = sync_samples(self.store, client, step.settings, project, report)
         usable = sum(sample.problem is None for sample in self.store.samples(project_id))
-        if not usable:
-            raise InputError(_nothing_to_label(project, len(seen)))
-        report(len(seen), len(seen), {"usable": usable}, last=True)
+        report(seen, seen, {"usable": usable}, last=True)
         return Stage.ANNOTATE
 
     def _annotate(self, step: Step) -> Stage:
         """Ask the annotators the next questions, until the strategy has decided about every sample."""
         annotation = self._annotation(step)
-        todo, total = self._unanswered(step)
-        finished = annotation.advance(todo, total, step.settings.annotate_chunk, self._reporter(step))
-        if not finished:
+        in_batches = (
+            step.settings.batch and step.round.revision == 0
+        )  # people wait for a retraining, and it asks little
+        if in_batches and not self._collected(step, annotation):
+            return Stage.ANNOTATE
+        if not in_batches and self._called_back(step, annotation):
+            return Stage.ANNOTATE
+        todo, total = self.unanswered(step)
+        limit = len(todo) if in_batches else step.settings.annotate_chunk
+        try:
+            finished = annotation.advance(todo, total, limit, self._reporter(step))
+        except BudgetError:
+            if not self._waits_for_batches(step):  # else what those really take may leave some
+                raise
+            finished = False
+        if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
         orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
@@ -252,14 +271,22 @@ class RoundRunner:
 
     def _annotation(self, step: Step) -> Annotation:
         """Return who is asked in this round, how, and in which words; the demonstrations are chosen first."""
+        annotation = self.draft(step)
+        demos = self._demos(step, annotation)
+        annotation.questions = annotation.questions.with_demos(demos)
+        return annotation
+
+    def draft(self, step: Step) -> Annotation:
+        """Return who is asked in this round and how, before there are demonstrations; nobody is asked yet."""
         settings, project = step.settings, step.project
         embed = lazy_embed(settings)
-        team = make_team(settings, embed, self.store.replies)
+        meter = meter_for(self.store, settings, project, step.round)
+        team = make_team(settings, embed, self.store.replies, meter)
         strategy = make_strategy(settings, team, project.label_space.labels)
         known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
-        annotation = Annotation(
+        return Annotation(
             self.store,
             project,
             step.round.number,
@@ -270,9 +297,6 @@ class RoundRunner:
             known,
             self._look(step, embed),
         )
-        demos = self._demos(step, annotation)
-        annotation.questions = questions.with_demos(demos)
-        return annotation
 
     def _look(self, step: Step, embed: Embed) -> FirstLook | None:
         """Return the small model of a first round, which has no other."""
@@ -281,6 +305,33 @@ class RoundRunner:
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         folder = corpus_arrays.round_folder(step.settings, step.round)
         return FirstLook(samples, step.project.label_space.labels, embed, folder, step.settings.seed)
+
+    def _collected(self, step: Step, annotation: Annotation) -> bool:
+        """Have `annotation` ask in batches, after those that ended were read; False if any had, and the meter must begin anew."""
+        desk = BatchDesk(self.store, step.settings, step.project, step.round, step.lease)
+        if desk.collect(annotation.annotators):
+            return False
+        annotation.annotators = [desk.clerk(annotator) for annotator in annotation.annotators]
+        return True
+
+    def _called_back(self, step: Step, annotation: Annotation) -> bool:
+        """Cancel the batches of a round that was told to go on live; False if there are none."""
+        if not any(batch.open for batch in self.store.ledger.batches(step.round.id)):
+            return False
+        BatchDesk(self.store, step.settings, step.project, step.round, step.lease).end(annotation.annotators)
+        self._waits_for_batches(step)
+        return True
+
+    def _waits_for_batches(self, step: Step) -> bool:
+        """Say whether batches are open; if so, note until when the round has nothing to do."""
+        told = told_of(self.store.ledger.batches(step.round.id))
+        if told is None:
+            return False
+        progress = self.store.round(step.round.id).progress
+        entry = {**progress.get(str(Stage.ANNOTATE), {}), "batch": told}
+        waits = {str(Stage.ANNOTATE): entry, "waits_until": time.time() + step.settings.batch_poll_s}
+        self.store.update_round(step.round.id, step.lease, progress={**progress, **waits})
+        return True
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
@@ -385,7 +436,7 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def _unanswered(self, step: Step) -> tuple[list[Sample], int]:
+    def unanswered(self, step: Step) -> tuple[list[Sample], int]:
         """Return the samples that this round must still ask about, and how many it asks about in all.
 
         A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
@@ -423,11 +474,8 @@ class RoundRunner:
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
 
-    def _self_labelled(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
-        """Let the LLM label a few random samples without demonstrations (the paper's Self-Labeling, section 3).
-
-        Of several the last one is asked, whom the strategies trust most: all others see what it said.
-        """
+    def first_samples(self, step: Step) -> list[Sample]:
+        """Return the few random samples that are labelled without demonstrations."""
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         select = DEMONSTRATIONS.get(step.settings.first_demonstration)
         space = step.project.label_space
@@ -440,7 +488,14 @@ class RoundRunner:
             n_classes=len(space.labels),
             rng=np.random.default_rng(step.settings.seed),
         )
-        chosen = [samples[i] for i in index]
+        return [samples[i] for i in index]
+
+    def _self_labelled(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
+        """Let the LLM label a few samples without demonstrations (the paper's Self-Labeling, section 3).
+
+        Of several the last one is asked, whom the strategies trust most: all others see what it said.
+        """
+        chosen, space = self.first_samples(step), step.project.label_space
         answers = self.store.llm_labels(step.project.id)
         human = self.store.human_labels(step.project.id)
         missing = [s for s in chosen if s.task_id not in answers and s.task_id not in human]
@@ -493,6 +548,33 @@ def refresh_project(store: Store, client: LabelStudioClient, project_id: int) ->
     )
     store.save_project(fresh)
     return store.project(project_id)
+
+
+def sync_samples(
+    store: Store, client: LabelStudioClient, settings: Settings, project: Project, progress: Progress
+) -> int:
+    """Read tasks and annotations from Label Studio into the store, and return how many tasks there are.
+
+    Raises
+    ------
+    InputError
+        If none of them can be labelled.
+    """
+    seen: set[int] = set()
+    batch: list[Sample] = []
+    for task in client.iter_tasks(project.id, progress=progress):
+        batch.append(_sample(settings, project, task))
+        seen.add(batch[-1].task_id)
+        if len(batch) >= SYNC_CHUNK:
+            store.put_samples(project.id, batch)
+            batch = []
+    store.put_samples(project.id, batch)
+    known = {sample.task_id for sample in store.samples(project.id)}
+    store.retire_samples(project.id, known - seen)
+    reconcile(store, client, project)
+    if all(sample.problem is not None for sample in store.samples(project.id)):
+        raise InputError(_nothing_to_label(project, len(seen)))
+    return len(seen)
 
 
 def reconcile(store: Store, client: LabelStudioClient, project: Project) -> int:
@@ -627,5 +709,7 @@ __all__ = [
     "round_lease",
     "settings_for",
     "summary",
+    "sync_samples",
     "version_of",
+    "waits_until",
 ]

@@ -83,6 +83,27 @@ class Settings(BaseModel):
     llm_max_tokens: int = Field(
         default=64, ge=1, alias="CORAL_LLM_MAX_TOKENS", description="Longest answer asked for, in tokens."
     )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        alias="CORAL_BUDGET",
+        description="Most that a round may cost at the LLM, in USD; it pauses before a request that could pass it.",
+    )
+    prices: Path | None = Field(
+        default=None, alias="CORAL_PRICES", description="YAML of your own prices, in the form of llm/prices.yaml."
+    )
+    batch: bool = Field(
+        default=False,
+        alias="CORAL_BATCH",
+        description="Ask through the endpoint's Batch API: cheaper, within 24 hours.",
+    )
+    batch_requests: int = Field(
+        default=50_000, ge=1, le=50_000, alias="CORAL_BATCH_REQUESTS", description="Most requests in one batch."
+    )
+    batch_poll_s: float = Field(
+        default=60.0, gt=0, alias="CORAL_BATCH_POLL_S", description="How often a batch is looked at, in seconds."
+    )
     llm_models: str = Field(
         default="",
         alias="CORAL_LLM_MODELS",
@@ -269,6 +290,7 @@ PROJECT_OPTIONS = frozenset(
     {
         "annotator", "llm_model", "recorded_key", "max_text_chars", "task_strategy", "first_demonstration",
         "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "seed",
+        "budget", "batch",
         "annotation", "votes", "llm_models", "llm_context", "llm_labels", "llm_confidence",
     }
 )  # fmt: skip

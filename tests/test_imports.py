@@ -24,7 +24,7 @@ FILES = sorted(
 
 LEAVES = {"types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
-BELOW_ROUNDS = {"annotate", "corpus_arrays", "demos", "follow", "heartbeat", "questions"} & {
+BELOW_ROUNDS = {"annotate", "batches", "corpus_arrays", "costs", "demos", "follow", "heartbeat", "questions"} & {
     Path(name).stem for name in FILES
 }
 """Modules beside ``rounds`` that are parts of it."""

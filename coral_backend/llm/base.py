@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from coral_backend.exceptions import SettingsError
 from coral_backend.llm.prompt import Prompt
 from coral_backend.llm.replies import Replies
+from coral_backend.llm.spend import Meter
 from coral_backend.settings import Settings
 from coral_backend.types import Answer, Floats, Sample
 
@@ -81,7 +82,9 @@ def asked(samples: Iterable[Sample], prompt: Prompt) -> Iterator[Question]:
     return (Question(sample, prompt) for sample in samples)
 
 
-def make_annotator(settings: Settings, embed: Embed | None = None, replies: Replies | None = None) -> Annotator:
+def make_annotator(
+    settings: Settings, embed: Embed | None = None, replies: Replies | None = None, meter: Meter | None = None
+) -> Annotator:
     """Return the annotator that `settings` ask for.
 
     Parameters
@@ -90,6 +93,8 @@ def make_annotator(settings: Settings, embed: Embed | None = None, replies: Repl
         Where paid replies are kept (``store.replies``); without it this process's memory keeps the newest.
     embed : callable or None
         The sentence encoder of the ``embedded`` annotator; its attribute ``name``, if any, goes into the annotator's name.
+    meter : Meter or None
+        Counts what requests to an LLM cost, and keeps them under a budget.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def make_annotator(settings: Settings, embed: Embed | None = None, replies: Repl
         choice = "openai" if settings.openai_base_url or settings.openai_api_key else "embedded"
     if choice not in _MAKERS:
         raise SettingsError(f"CORAL_ANNOTATOR is {choice!r}. Allowed: auto, {', '.join(sorted(_MAKERS))}.")
-    return _MAKERS[choice](settings, embed, replies)
+    return _MAKERS[choice](settings, embed, replies, meter)
 
 
 def abstained(sample: Sample, annotator: str) -> Answer | None:
@@ -113,13 +118,13 @@ def abstained(sample: Sample, annotator: str) -> Answer | None:
     return None
 
 
-def _openai(settings: Settings, _: Embed | None, replies: Replies | None) -> Annotator:
+def _openai(settings: Settings, _: Embed | None, replies: Replies | None, meter: Meter | None) -> Annotator:
     from coral_backend.llm.openai import OpenAIAnnotator
 
-    return OpenAIAnnotator.from_settings(settings, replies)
+    return OpenAIAnnotator.from_settings(settings, replies, meter)
 
 
-def _embedded(_: Settings, embed: Embed | None, __: Replies | None) -> Annotator:
+def _embedded(_: Settings, embed: Embed | None, *__: object) -> Annotator:
     from coral_backend.llm.embedded import EmbeddedAnnotator
 
     if embed is None:
@@ -129,7 +134,7 @@ def _embedded(_: Settings, embed: Embed | None, __: Replies | None) -> Annotator
     return EmbeddedAnnotator(embed)
 
 
-def _recorded(settings: Settings, _: Embed | None, __: Replies | None) -> Annotator:
+def _recorded(settings: Settings, *_: object) -> Annotator:
     from coral_backend.llm.recorded import RecordedAnnotator
 
     if not settings.recorded_key:
@@ -139,7 +144,7 @@ def _recorded(settings: Settings, _: Embed | None, __: Replies | None) -> Annota
     return RecordedAnnotator(settings.recorded_key)
 
 
-_MAKERS: dict[str, Callable[[Settings, Embed | None, Replies | None], Annotator]] = {
+_MAKERS: dict[str, Callable[[Settings, Embed | None, Replies | None, Meter | None], Annotator]] = {
     "openai": _openai,
     "embedded": _embedded,
     "recorded": _recorded,

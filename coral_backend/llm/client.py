@@ -28,6 +28,7 @@ from coral_backend.llm.retry import (
     scrub,
 )
 from coral_backend.llm.shape import Known, Shape
+from coral_backend.llm.spend import Till
 from coral_backend.llm.transport import BrokenError, Response, Transport
 
 Messages: TypeAlias = list[dict[str, str]]
@@ -144,11 +145,12 @@ class Client:
         limiter: Limiter,
         known: Known,
         remember: Remember,
+        till: Till,
     ) -> None:
         self.endpoint = endpoint
         self.replies = self.requests = 0
         self._transport, self._pace, self._limiter = transport, pace, limiter
-        self._known, self._remember = known, remember
+        self._known, self._remember, self._till = known, remember, till
         self._window = Window(endpoint.concurrency, pace.clock)
         self._estimate = Estimate(endpoint.max_tokens)
         self._refused_in_a_row = 0
@@ -156,14 +158,14 @@ class Client:
     @classmethod
     @asynccontextmanager
     async def connected(
-        cls, endpoint: Endpoint, *, pace: Pace, limiter: Limiter, known: Known, remember: Remember
+        cls, endpoint: Endpoint, *, pace: Pace, limiter: Limiter, known: Known, remember: Remember, till: Till
     ) -> AsyncIterator[Client]:
-        """Open the connections of a run; they are closed with the context."""
+        """Open the connections of a run; they are closed with the context. Requests are paid at `till`."""
         async with (
             Transport.connected(endpoint.base_url, endpoint.key, endpoint.concurrency) as transport,
             limiter.running(),
         ):
-            yield cls(transport, endpoint, pace=pace, limiter=limiter, known=known, remember=remember)
+            yield cls(transport, endpoint, pace=pace, limiter=limiter, known=known, remember=remember, till=till)
 
     async def complete(self, question: Question, messages: Messages, budget: Budget) -> Paid:
         """Send one request until a completion comes, or the item's time is up.
@@ -207,7 +209,10 @@ class Client:
                 )
             shape = self._known.shape
             sent_at = self._pace.clock()
-            response = await self._post(question, messages, shape, budget)
+            parameters = shape.parameters(question, self.endpoint.max_tokens)
+            async with self._till.paying(messages, parameters, _never_sent) as payment:
+                response = await self._post(question, messages, shape, budget)
+                payment.settle(response.status, response.body)
             if response.status == 200:
                 break
             if judge(response.status, response.text) is not Verdict.REQUEST:
@@ -305,6 +310,11 @@ class _RefusedError(Exception):
     def __init__(self, response: Response, sent_at: float) -> None:
         super().__init__(response.status)
         self.response, self.sent_at = response, sent_at
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Say whether a request that ended so reached nobody."""
+    return isinstance(error, BrokenError) and not error.found
 
 
 def _said(response: Response) -> str:

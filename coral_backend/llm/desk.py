@@ -15,6 +15,7 @@ from coral_backend.llm.base import OnAnswer
 from coral_backend.llm.client import Endpoint, ItemFailedError
 from coral_backend.llm.parse import CUT
 from coral_backend.llm.replies import Replies
+from coral_backend.llm.spend import Meter
 from coral_backend.types import Answer, Reply, Sample
 
 FEW = 3
@@ -56,10 +57,17 @@ class Desk:
     """Takes answers in, for one run."""
 
     def __init__(
-        self, name: str, endpoint: Endpoint, replies: Replies, on_answer: OnAnswer, check: Callable[[], None]
+        self,
+        name: str,
+        endpoint: Endpoint,
+        replies: Replies,
+        on_answer: OnAnswer,
+        check: Callable[[], None],
+        *,
+        meter: Meter | None = None,
     ) -> None:
         self.name, self.check, self.replies = name, check, replies
-        self._endpoint, self._on_answer = endpoint, on_answer
+        self._endpoint, self._on_answer, self._meter = endpoint, on_answer, meter or Meter.free()
         self._patience = max(10, 2 * endpoint.concurrency)
         self._held: list[tuple[list[Sample], Answer]] = []
         self._cut_in_a_row = 0
@@ -78,8 +86,9 @@ class Desk:
         """Commit `entries` now, then let ``check`` have a look."""
         replies = [reply for entry in entries for reply in entry.replies]
         try:
-            with self.replies.together():
+            with self._meter.telling() as spent, self.replies.together():
                 self.replies.put(replies)
+                self._meter.record(spent)
                 for entry in entries:
                     self._give(entry)
         except BaseException:

@@ -22,6 +22,7 @@ from coral_backend.llm.limiter import Limiter
 from coral_backend.llm.replies import Keys, MemoryReplies, Replies
 from coral_backend.llm.retry import Pace
 from coral_backend.llm.shape import Known, Shape
+from coral_backend.llm.spend import Meter, Till
 from coral_backend.llm.stream import Stream
 from coral_backend.llm.talk import Talk
 from coral_backend.settings import Settings
@@ -44,6 +45,8 @@ class OpenAIAnnotator:
     ----------
     replies : Replies or None
         Where paid replies are kept; None for this object's memory.
+    meter : Meter or None
+        Counts what requests cost, and keeps them under a budget; None for no budget.
     rates : Rates
         What the endpoint allows in a minute.
     bucket : callable or None
@@ -58,6 +61,7 @@ class OpenAIAnnotator:
         pace: Pace | None = None,
         replies: Replies | None = None,
         *,
+        meter: Meter | None = None,
         rates: Rates | None = None,
         bucket: Callable[[], Bucket] | None = None,
     ) -> None:
@@ -65,14 +69,17 @@ class OpenAIAnnotator:
         self._endpoint = endpoint
         self._pace = pace or Pace()
         self._replies = replies if replies is not None else MemoryReplies()
+        self.meter = meter or Meter.free()
         self._rates = rates or Rates()
         own = LocalBucket(self._rates, self._pace.clock)
         self._bucket = bucket or (lambda: own)
-        self._keys = Keys(endpoint.base_url, endpoint.model, endpoint.max_tokens)
+        self.keys = Keys(endpoint.base_url, endpoint.model, endpoint.max_tokens)
         self._known: Known | None = None
 
     @classmethod
-    def from_settings(cls, settings: Settings, replies: Replies | None = None) -> OpenAIAnnotator:
+    def from_settings(
+        cls, settings: Settings, replies: Replies | None = None, meter: Meter | None = None
+    ) -> OpenAIAnnotator:
         """Build it from the process's settings.
 
         Raises
@@ -93,21 +100,45 @@ class OpenAIAnnotator:
         )
         rates = Rates(settings.llm_rpm, settings.llm_tpm)
         pace = Pace(rng=random.Random(settings.seed))
-        return cls(endpoint, pace, replies, rates=rates, bucket=_shared_bucket(settings, endpoint, rates))
+        bucket = _shared_bucket(settings, endpoint, rates)
+        return cls(endpoint, pace, replies, meter=meter, rates=rates, bucket=bucket)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the model is."""
+        return self._endpoint
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what the endpoint accepts, so that ``body`` is right."""
+        return self._what_is_known().settled
+
+    def body(self, question: Question, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the body of a request as this endpoint takes it."""
+        parameters = self._what_is_known().shape.parameters(question, self._endpoint.max_tokens)
+        return {"model": self._endpoint.model, "messages": messages, **parameters}
+
+    def till(self) -> Till:
+        """Return where its requests are paid; raises ``BudgetError`` if there is a budget and no price."""
+        return self.meter.till(self.name, self._endpoint.base_url, self._endpoint.model)
 
     def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
         """Answer `questions`; see ``Annotator``. Equal requests are sent once, and the first sample carries the cost."""
-        _to_the_end(self._work(questions, Desk(self.name, self._endpoint, self._replies, on_answer, check)))
+        desk = Desk(self.name, self._endpoint, self._replies, on_answer, check, meter=self.meter)
+        try:
+            _to_the_end(self._work(questions, desk))
+        finally:  # what brought no answer was paid all the same
+            self.meter.tell()
 
     async def _work(self, questions: Iterable[Question], desk: Desk) -> None:
         """Label everything; cancel all slots when one of them, or ``check``, raises."""
-        known = self._what_is_known()
+        till, known = self.till(), self._what_is_known()
         limiter = Limiter(self._bucket(), self._pace, limited=self._rates.limited)
         async with Client.connected(
-            self._endpoint, pace=self._pace, limiter=limiter, known=known, remember=self._remember
+            self._endpoint, pace=self._pace, limiter=limiter, known=known, remember=self._remember, till=till
         ) as client:
-            talk = Talk(client, desk, self._keys, self._pace)
-            stream = Stream(questions, self._keys, desk, talk.read)
+            talk = Talk(client, desk, self.keys, self._pace)
+            stream = Stream(questions, self.keys, desk, talk.read)
             asking = self._first_then_all(talk, known, stream)
             await _together([asking, _keep_checking(desk.check)], until=asyncio.FIRST_COMPLETED)
             desk.finish(lived=client.replies > 0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import endpoints, metadata, migrations, opinions, replies
+from coral_backend.store.tables import batches, endpoints, metadata, migrations, opinions, replies, spend
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -25,7 +25,13 @@ def m003_opinions(connection: Connection) -> None:
     opinions.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies, m003_opinions)
+def m004_spend(connection: Connection) -> None:
+    """Create the tables of what was asked and of batches; what was spent before is not known by the request."""
+    for table in (spend, batches):
+        table.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies, m003_opinions, m004_spend)
 
 
 def migrate(connection: Connection) -> list[str]:

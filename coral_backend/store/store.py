@@ -25,6 +25,7 @@ from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
 from coral_backend.store.engine import storable as _clean
+from coral_backend.store.ledger import Ledger
 from coral_backend.store.migrations import migrate
 from coral_backend.store.opinions import Opinions
 from coral_backend.store.replies import Replies
@@ -77,6 +78,8 @@ class Store:
 
     Attributes
     ----------
+    ledger : Ledger
+        What requests took and cost, and the batches that are paid for.
     opinions : Opinions
         What each annotator said, before it was decided.
     replies : Replies
@@ -88,8 +91,9 @@ class Store:
         self._now = now
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
-        self.opinions = Opinions(self)
         self._upserts: dict[tuple[Any, ...], Any] = {}
+        self.ledger = Ledger(self)
+        self.opinions = Opinions(self)
         self.replies = Replies(self)
         with self._write() as connection:
             migrate(connection)
@@ -293,13 +297,14 @@ class Store:
                 yield row.task_id, row.round_number, row.label
 
     def llm_usage(self, project_id: int) -> dict[int, dict[str, int]]:
-        """Return, for each round number, the answers asked for and the tokens they took."""
+        """Return, for each round number, the answers asked for, how many are labels, and the tokens they took."""
         c = t.llm_labels.c
-        sums = (func.count(), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
+        sums = (func.count(), func.count(c.label), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
         query = select(c.round_number, *sums).where(c.project_id == project_id).group_by(c.round_number)
         with self._read() as connection:
             rows = connection.execute(query.order_by(c.round_number)).all()
-        return {r[0]: {"answers": r[1], "prompt_tokens": r[2], "completion_tokens": r[3]} for r in rows}
+        names = ("answers", "labels", "prompt_tokens", "completion_tokens")
+        return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
     # --- human labels -----------------------------------------------------------------------------------------
 
@@ -495,10 +500,17 @@ class Store:
             raise ConflictError(f"Round {current.name} is {current.status}; only an active round can become {status}.")
         changes: dict[str, Any] = {"status": status, "error": _clean(error)}
         if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-            changes["progress"] = {k: v for k, v in current.progress.items() if k != "setbacks"}
+            changes["progress"] = {k: v for k, v in current.progress.items() if k not in {"setbacks", "waits_until"}}
         with self._write() as connection:
             self._guard(connection, lease)
             self._set_round(connection, round_id, changes)
+        return self.round(round_id)
+
+    def set_round_options(self, round_id: int, **options: Any) -> Round:
+        """Change settings that a round carries with it (its budget, whether it asks in batches)."""
+        current = self.round(round_id)
+        with self._write() as connection:
+            self._set_round(connection, round_id, {"settings": {**current.settings, **options}})
         return self.round(round_id)
 
     # --- verdicts ---------------------------------------------------------------------------------------------

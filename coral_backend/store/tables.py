@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -70,6 +71,51 @@ llm_labels = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("created_at", Float, nullable=False),
+)
+
+# What was asked of the endpoints, kept by the request and not by the label: a label may have taken several requests, or a
+# request brought none, and an answer that is replaced was paid for all the same.
+spend = Table(
+    "spend",
+    metadata,
+    Column("project_id", Integer, primary_key=True, autoincrement=False),
+    # 0: between rounds.
+    Column("round_id", Integer, primary_key=True, autoincrement=False),
+    Column("annotator", String(300), primary_key=True),
+    Column("batch", Boolean, primary_key=True),
+    Column("requests", Integer, nullable=False),
+    Column("unsettled", Integer, nullable=False),
+    Column("characters", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost", Float, nullable=False),
+    Column("unpriced", Integer, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("key", String(40), primary_key=True),
+    Column("project_id", Integer, nullable=False),
+    Column("round_id", Integer, ForeignKey("rounds.id"), nullable=False),
+    Column("batch_id", String(200)),
+    Column("file_id", String(200)),
+    Column("status", String(40), nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("annotator", String(300), nullable=False),
+    # The beginnings of the keys of its requests, under which ``replies`` keeps what it brings.
+    Column("asked", JSON, nullable=False),
+    # Those of them that are asked live, because it brought nothing.
+    Column("again", JSON, nullable=False),
+    Column("characters", BigInteger, nullable=False),
+    Column("reserved", Float, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("batches_by_round", "round_id"),
 )
 
 opinions = Table(
