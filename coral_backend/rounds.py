@@ -412,7 +412,7 @@ class RoundRunner:
         self.store.update_round(step.round.id, step.lease)  # raises if somebody stopped the round meanwhile
         if rows:
             client.select_version(project_id, version)
-        tabs = assert_tabs(client, project_id, version, text_key=project.label_space.text_key)
+        tabs = assert_tabs(client, project_id, version, text_key=project.label_space.shown_key)
         sent = {
             "sent": pushed.sent,
             "created": pushed.created,
@@ -432,7 +432,7 @@ class RoundRunner:
         """Have Label Studio show the version that serves: the round was stopped after its own had been selected."""
         if project.active_round is not None:
             client.select_version(project.id, project.model_version)
-            assert_tabs(client, project.id, project.model_version, text_key=project.label_space.text_key)
+            assert_tabs(client, project.id, project.model_version, text_key=project.label_space.shown_key)
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
@@ -693,7 +693,7 @@ def _nothing_to_label(project: Project, tasks: int) -> str:
     if not tasks:
         return f"Project {project.id} ({project.title!r}) has no tasks. Import some, then start the round again."
     return (
-        f"None of the {tasks} tasks of project {project.id} has a text under {project.label_space.text_key!r}. "
+        f"None of the {tasks} tasks of project {project.id} has a text under {' and '.join(map(repr, project.label_space.text_keys))}. "
         "Look at the tasks' data and at value=... in the label config."
     )
 

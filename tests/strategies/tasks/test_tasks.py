@@ -51,6 +51,11 @@ def test_auto_chooses_by_the_labels(labels: list[str], name: str) -> None:
     assert choose("Choices", labels).name == name
 
 
+@pytest.mark.parametrize(("tag", "name"), [("Taxonomy", "topic"), ("Rating", "rating"), ("Pairwise", "pairwise")])
+def test_auto_chooses_by_the_tag(tag: str, name: str) -> None:
+    assert choose(tag, ["1", "2"]).name == name
+
+
 def test_auto_without_a_strategy_for_the_tag() -> None:
     with pytest.raises(TaskStrategyError, match="No task strategy serves KeyPoint"):
         choose("KeyPoint", ["a", "b"])
@@ -111,5 +116,5 @@ def test_files_that_are_no_strategy(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "../sentiment", "sentiment.yaml", "/etc/passwd", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(TaskStrategyError, match="There are: sentiment, topic"):
+    with pytest.raises(TaskStrategyError, match="There are: pairwise, rating, sentiment, topic"):
         load(name)
