@@ -26,12 +26,27 @@ LISTED_BY_NEIGHBOURS = 50
 
 
 def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
-    """Return the task strategy named in the settings, or the one that fits the label config."""
-    space = project.label_space
+    """Return the task strategy named in the settings, or the one that fits the label config.
+
+    Raises
+    ------
+    SettingsError
+        If there is none, its file is wrong, or it is for other control tags.
+    """
+    space, name = project.label_space, settings.task_strategy
     try:
-        return choose(space.tag, space.labels) if settings.task_strategy == "auto" else load(settings.task_strategy)
+        if name == "auto":
+            return choose(space.tag, space.labels, folder=settings.strategies)
+        found = load(name, settings.strategies)
     except TaskStrategyError as error:
-        raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
+        raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
+    if space.tag not in found.tags:
+        served = ", ".join(f"<{tag}>" for tag in found.tags)
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
+            f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
+        )
+    return found
 
 
 def prompt_for(
