@@ -264,7 +264,11 @@ class RoundRunner:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
         orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
-        told = {"links": links, "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]}}
+        told = {
+            "task_strategy": annotation.questions.strategy.name,
+            "links": links,
+            "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]},
+        }
         metrics = {**self.store.round(step.round.id).metrics, **told}
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
         return Stage.DISTIL
