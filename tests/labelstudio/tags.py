@@ -8,7 +8,7 @@ from typing import Any
 TEXT = '<Text name="text" value="$text"/>'
 TREE = (
     '<Choice value="Animal"><Choice value="Cat" hint="it purrs"/><Choice value="a &gt; b"/></Choice>'
-    '<Choice value="Plant" alias="flora"><View><Choice value="Oak"/></View></Choice><Choice value="Stone"/>'
+    '<Choice value="Plant" alias="flora"><Choice value="Oak"/></Choice><Choice value="Stone"/>'
 )
 
 
