@@ -188,8 +188,11 @@ _project_option = click.option(
 @click.option(
     "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of this project only; NAME= drops it."
 )
+@click.option(
+    "--hint/--no-hint", default=None, help="One line in the form with both candidates of a doubtful task; or none."
+)
 @click.pass_obj
-def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> None:
+def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint: bool | None) -> None:
     """Connect a Label Studio project.
 
     Reads its label config, makes the webhook, then the ML backend. May be repeated: it changes only what differs.
@@ -198,7 +201,7 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> No
 
     with _context(debug) as (settings, store):
         options = connecting.parse_options(pairs)
-        done = connecting.connect(store, settings, _client(settings), project, title=title, options=options)
+        done = connecting.connect(store, settings, _client(settings), project, title=title, options=options, hint=hint)
         space = done.project.label_space
         click.echo(f"{'Connected' if done.first else 'Connected again:'} project {project} ({done.project.title!r})")
         click.echo(
@@ -208,6 +211,8 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> No
         click.echo(f"  ML backend  {done.url} (id {done.backend_id}, {title!r})")
         if done.project.options:
             click.echo(f"  options     {', '.join(f'{k}={v}' for k, v in sorted(done.project.options.items()))}")
+        if hint is not None:
+            click.echo(f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}")
         click.echo(f"  secrets     {connecting.secrets_place(settings)}")
         if done.doubt:
             click.echo(f"  note        Label Studio reaches it, this machine does not: {done.doubt}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Table, insert, inspect, select, text
+from sqlalchemy.schema import CreateColumn
 
-from coral_backend.store.tables import metadata, migrations
+from coral_backend.store.tables import metadata, migrations, projects, rounds, second_looks
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -15,7 +16,23 @@ def m001_first_tables(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables,)
+def m005_review(connection: Connection) -> None:
+    """Add what review needs: who was asked for a second look, what a round was built on, whether tabs are up to date."""
+    second_looks.create(connection, checkfirst=True)
+    for table in (projects, rounds):
+        _add_missing_columns(connection, table)
+
+
+def _add_missing_columns(connection: Connection, table: Table) -> None:
+    """Add the columns that an older database lacks; one made today has them all from ``m001_first_tables``."""
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in there:
+            declared = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {declared}"))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m005_review)
 
 
 def migrate(connection: Connection) -> list[str]:
