@@ -212,7 +212,9 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint:
         if done.project.options:
             click.echo(f"  options     {', '.join(f'{k}={v}' for k, v in sorted(done.project.options.items()))}")
         if hint is not None:
-            click.echo(f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}")
+            click.echo(
+                f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}"
+            )
         click.echo(f"  secrets     {connecting.secrets_place(settings)}")
         if done.doubt:
             click.echo(f"  note        Label Studio reaches it, this machine does not: {done.doubt}")

@@ -91,9 +91,7 @@ def fill_hint(store: Store, client: LabelStudioClient, project: Project) -> None
     """Write the hint of every task of the serving round, or empty it where the form shows none any more."""
     if project.active_round is None:
         return  # the first push does it
-    values = columns.fields(
-        store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config)
-    )
+    values = columns.fields(store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config))
     columns.write(client, project.id, {columns.HINT: values[columns.HINT]}, keep=_taken(project))
 
 
@@ -158,10 +156,9 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
 def _look_values(looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     for look in looks:  # by task and time: a question that stands is the last one
-        said = f"{look.label}? LLM and SLM say {look.machine_label}".replace(columns.GAP, "...")
-        found[look.task_id] = (
-            "" if look.looked_at is not None else (f"{said} ({columns.GAP} %)", str(round(100 * look.score)))
-        )
+        said = columns.unmarked(f"{look.label}? LLM and SLM say {look.machine_label}")
+        asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
+        found[look.task_id] = "" if look.looked_at is not None else asked
     return found
 
 

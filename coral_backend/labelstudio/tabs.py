@@ -45,7 +45,7 @@ _SYSTEM_COLUMNS = (
     "annotations_results", "annotations_ids", "predictions_score", "predictions_model_versions", "predictions_results",
     "file_upload", "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
 )  # fmt: skip
-_WIDTHS: Mapping[str, int] = dict(zip(COLUMNS, (130, 130, 160, 140, 120, 130), strict=True))
+_WIDTHS: Mapping[str, int] = dict(zip(COLUMNS, (130, 130, 140, 155, 130, 125), strict=True))
 
 
 def flag_token(version: str, flag: Flag) -> str:
@@ -170,14 +170,14 @@ def _title(kind: Kind, count: int | None) -> str:
 def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[str, Any]:
     """Columns of a new tab. All hidden ones must be named, or fourteen system columns push the text off the screen."""
     shown = set(data_keys) - {HINT, SECOND_LOOK} if text_key is None or text_key not in data_keys else {text_key}
-    facts = {key for key in COLUMNS if key in data_keys} | ({SECOND_LOOK} if kind == SECOND_LOOK else set())
+    facts = {SECOND_LOOK} if kind == SECOND_LOOK else {key for key in COLUMNS if key in data_keys}
     # The score is the SLM's probability of the LLM's label; beside the columns of both it would be read as a third opinion.
     system = _SHOWN - {"predictions_score"} if facts else _SHOWN
     hidden_data = [f"tasks:data.{key}" for key in (*data_keys, HINT, SECOND_LOOK) if key not in shown | facts]
     explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in system]
     beside = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + [f"tasks:data.{key}" for key in facts]
-    widths = {f"tasks:data.{key}": 400 if facts else 600 for key in shown if len(shown) == 1}
-    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 330) for key in facts}
+    widths = {f"tasks:data.{key}": 380 if facts else 600 for key in shown if len(shown) == 1}
+    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500) for key in facts}
     return {
         "hiddenColumns": {
             "explore": list(dict.fromkeys(explore + hidden_data)),
