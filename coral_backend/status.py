@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from coral_backend.effects import effect_of
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Round, Stage
 
@@ -28,6 +29,10 @@ class RoundLine:
         How many tasks that is.
     tokens : int
         Prompt and completion tokens that the round's answers took; 0 for a retraining.
+    serves : bool
+        Whether its predictions are the ones selected now.
+    effect : mapping or None
+        What it changed elsewhere; see ``coral_backend.effects.Effect``. None for a first round.
     """
 
     name: str
@@ -41,6 +46,8 @@ class RoundLine:
     seconds: float
     model_version: str | None
     error: str | None
+    serves: bool = False
+    effect: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,8 @@ def _line(
         seconds=round(sum(one.metrics.get("seconds", {}).values()), 1),
         model_version=one.model_version,
         error=one.error,
+        serves=one.id == project.active_round,
+        effect=effect.to_json() if (effect := effect_of(store, one)) else None,
     )
 
 

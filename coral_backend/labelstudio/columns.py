@@ -110,7 +110,7 @@ def fields(verdicts: Iterable[Verdict], *, hint: bool = False) -> dict[str, dict
         found[SLM][task] = verdict.slm_label or ""
         found[CONFIDENCE][task] = _two_decimals(verdict.slm_score)
         found[P_CLEAN][task] = _two_decimals(verdict.p_clean)
-        found[RANK][task] = str(verdict.rank)
+        found[RANK][task] = f"{verdict.rank:06d}"  # "Label Tasks As Displayed" sorts as text, whatever the tab says
         found[FLAG][task] = str(verdict.flag)
         lines[task] = _hint(verdict) if hint else ""
     return found | {HINT: lines}
