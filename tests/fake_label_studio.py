@@ -30,7 +30,9 @@ class FakeLabelStudio(LabelStudioClient):
             "id": project_id, "title": "Film reviews", "label_config": config, "task_number": len(texts), "model_version": "",
         }  # fmt: skip
         extra = list(data) or [{} for _ in texts]
-        self.tasks: list[dict[str, Any]] = [{"id": i, "data": {"text": t, **extra[i - 1]}} for i, t in enumerate(texts, 1)]
+        self.tasks: list[dict[str, Any]] = [
+            {"id": i, "data": {"text": t, **extra[i - 1]}} for i, t in enumerate(texts, 1)
+        ]
         self.annotated: list[dict[str, Any]] = []
         self.pushed: list[PredictionRow] = []
         self.tabs: list[dict[str, Any]] = []

@@ -123,7 +123,7 @@ def test_every_verb_has_a_help(verb: str) -> None:
 
 def test_the_promised_verbs_are_there() -> None:
     assert set(cli.main.commands) == {
-        "connect", "demo", "doctor", "export", "round", "serve", "status", "strategies", "up", "worker",
+        "changes", "connect", "demo", "doctor", "export", "rollback", "round", "serve", "status", "strategies", "up", "worker",
     }  # fmt: skip
 
 

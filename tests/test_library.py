@@ -72,13 +72,19 @@ def test_a_project_is_labelled_from_python(
     assert list(dict.fromkeys(seen)) == list(Stage)
     assert sum(done.metrics["flags"].values()) == len(TEXTS)
     assert client.row["model_version"] == done.model_version
-    assert len(client.pushed) == len(TEXTS)
+    of_version = [row for row in client.pushed if row[3] == done.model_version]
+    assert len(of_version) == len(TEXTS)
 
     found = coral.status()
     assert (found.tasks, found.unreadable, found.model_version) == (41, 1, done.model_version)
-    rows = list(coral.samples())
+    rows = list(coral.rows())
     assert [row["task_id"] for row in rows] == list(range(1, 42))
     assert [row["llm_label"] for row in rows[:10]] == SAID[:10]
+    frame = coral.samples()
+    assert list(frame.index) == list(range(1, 42))
+    assert list(frame["flag"]) == [row["flag"] for row in rows]
+    assert str(frame["rank"].dtype) == "Int64"
+    assert set(frame.query("flag == 'clean'")["label"]) <= {"pos", "neg"}
     assert coral.export(tmp_path / "labels.csv").rows == 41
     with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 41
@@ -120,7 +126,7 @@ def test_a_project_is_labelled_from_python(
 
     again = coral.run_round(retrain=True)
     assert (again.name, again.model_version != done.model_version) == ("1.1", True)
-    row = next(row for row in coral.samples() if row["task_id"] == WRONG + 1)
+    row = next(row for row in coral.rows() if row["task_id"] == WRONG + 1)
     assert (row["label"], row["source"], row["annotator"]) == ("pos", "human", 4)
     assert coral.status().rounds[0].llm == 0.0
 
