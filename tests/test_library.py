@@ -130,6 +130,26 @@ def test_a_project_is_labelled_from_python(
     assert (row["label"], row["source"], row["annotator"]) == ("pos", "human", 4)
     assert coral.status().rounds[0].llm == 0.0
 
+    table = coral.rounds()
+    assert list(table.index) == ["1", "1.1"]
+    assert list(table["effect.people"].fillna(0)) == [0, 1]
+    assert coral.round().name == "1.1"
+    metrics = coral.round(1).metrics
+    assert metrics["flags.noisy"] == done.metrics["flags"]["noisy"]
+    assert metrics["seconds.distil"] > 0
+    assert coral.round("1.1").effect is not None
+    assert len(coral.round(1).history) == len(done.metrics["history"])
+    assert list(coral.round(1).verdicts()["rank"]) == list(range(1, 42))
+    changes = coral.changes()
+    assert changes.loc[WRONG + 1, "by_person"]
+    assert changes.loc[WRONG + 1, "label"] == "pos"
+    with pytest.raises(NotFoundError, match="no round '9'"):
+        coral.round(9)
+
+    client.tasks[0]["data"]["text"] = TEXTS[0]
+    back = coral.roll_back(1)
+    assert (back.before, back.model_kept, client.row["model_version"]) == ("1.1", True, done.model_version)
+
 
 def test_a_paused_round_goes_on_and_a_cancelled_one_is_told(coral: Coral, monkeypatch: pytest.MonkeyPatch) -> None:
     project = coral._project()
