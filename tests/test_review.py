@@ -134,6 +134,7 @@ def test_a_push_a_correction_and_a_second_look(label_studio: LabelStudioUnderTes
     assert data[columns.SECOND_LOOK] == "Person: negative · LLM and SLM: positive (97 %)"
     told = client.project(project_id)["expert_instruction"]
     assert told == f"Read the <b>guide</b>.\n{instruction.PARAGRAPH}"
+    assert not instruction.add_instruction(client, project_id), "it is there"
 
     label_studio.annotate(ids[1], "negative")
     [annotation] = client.request("GET", f"api/tasks/{ids[5]}/annotations/")

@@ -1,4 +1,4 @@
-"""How do the facts behind a verdict become columns of the Data Manager, for ten thousand tasks in a hundred requests?
+"""How do the facts behind a verdict become columns of the Data Manager, for ten thousand tasks in some hundred requests?
 
 A column is a key of the task data. ``PATCH`` takes one request a task and replaces all of its data; so we use the Data
 Manager's own action "Add Or Modify Data Field" (``add_data_field``), which sets one key to one value in any number of tasks and
@@ -26,7 +26,6 @@ __all__ = [
     "HINT",
     "MARKS",
     "NUMBERS",
-    "OURS",
     "RANK",
     "SECOND_LOOK",
     "Value",
@@ -46,7 +45,6 @@ HINT, SECOND_LOOK = "coral_hint", "coral_second_look"
 COLUMNS = (LLM, SLM, CONFIDENCE, P_CLEAN, RANK, FLAG)
 """In the order in which people read them; Label Studio keeps the order in which keys first appear."""
 NUMBERS = (CONFIDENCE, P_CLEAN, RANK)
-OURS = (*COLUMNS, HINT, SECOND_LOOK)
 
 BATCH = 1_000
 """Tasks in one request: 0.2 to 0.4 s on SQLite, which locks other writers out for so long."""

@@ -6,9 +6,10 @@ from coral_backend.labelstudio.client import LabelStudioClient
 
 __all__ = ["PARAGRAPH", "add_instruction"]
 
-_MARK = "data-coral"
+_MARK = "Reviewing with CORAL."
+"""Known by its words: Label Studio takes attributes and comments out of an instruction."""
 PARAGRAPH = (
-    f'<p {_MARK}="review"><b>Reviewing with CORAL.</b> Open the tab <i>Noisy</i> or <i>Inconsistent</i>, then the arrow beside '
+    f"<p><b>{_MARK}</b> Open the tab <i>Noisy</i> or <i>Inconsistent</i>, then the arrow beside "
     "the big button, then <i>Label Tasks As Displayed</i>: it serves that tab, the most doubtful task first. The big button itself "
     "(<i>Label All Tasks</i>) ignores the tab. In <i>Second look</i>, LLM and SLM are sure of another label than the person was: "
     "correct the label, or confirm it (the dots on the tab of your annotation, <i>Set As Ground Truth</i>); it is asked once.</p>"
