@@ -156,7 +156,7 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
 def _look_values(looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     for look in looks:  # by task and time: a question that stands is the last one
-        said = columns.unmarked(f"Person: {look.label} · LLM and SLM: {look.machine_label}")
+        said = columns.unmarked(f"Person: {look.label} · {columns.ASKED} {look.machine_label}")
         asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
         found[look.task_id] = "" if look.looked_at is not None else asked
     return found

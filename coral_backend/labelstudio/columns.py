@@ -22,6 +22,7 @@ from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPE
 from coral_backend.types import Flag, Verdict
 
 __all__ = [
+    "ASKED",
     "COLUMNS",
     "HINT",
     "MARKS",
@@ -41,6 +42,8 @@ LLM, SLM = "coral_llm", "coral_slm"
 CONFIDENCE, P_CLEAN = "coral_conf", "coral_p_clean"
 RANK, FLAG = "coral_rank", "coral_flag"
 HINT, SECOND_LOOK = "coral_hint", "coral_second_look"
+ASKED = "LLM and SLM:"
+"""Stands in every question of a second look."""
 
 COLUMNS = (LLM, SLM, CONFIDENCE, P_CLEAN, RANK, FLAG)
 """In the order in which people read them; Label Studio keeps the order in which keys first appear."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.labelstudio.columns import COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK
+from coral_backend.labelstudio.columns import ASKED, COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK
 from coral_backend.types import Flag
 
 __all__ = ["TITLES", "assert_tabs", "flag_token", "tab_counts"]
@@ -138,7 +138,8 @@ def _wanted(kind: Kind, version: str, data_keys: Sequence[str], count: int | Non
     if isinstance(kind, Flag):
         items = [_item("predictions_results", "contains", "String", flag_token(version, kind))]
     else:
-        items = [_item(f"data.{SECOND_LOOK}", "empty", "Unknown", "false")]
+        # Not "is not empty": Label Studio takes an emptied text for something where the first task has none at all.
+        items = [_item(f"data.{SECOND_LOOK}", "contains", "Unknown", ASKED)]
     if kind in (Flag.NOISY, Flag.INCONSISTENT):
         items.append(_item("total_annotations", "equal", "Number", 0))
     wanted: dict[str, Any] = {
