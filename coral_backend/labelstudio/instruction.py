@@ -12,7 +12,7 @@ PARAGRAPH = (
     f"<p><b>{_MARK}</b> Open the tab <i>Noisy</i> or <i>Inconsistent</i>, then the arrow beside "
     "the big button, then <i>Label Tasks As Displayed</i>: it serves that tab, the most doubtful task first. The big button itself "
     "(<i>Label All Tasks</i>) ignores the tab. In <i>Second look</i>, LLM and SLM are sure of another label than the person was: "
-    "correct the label, or confirm it (the dots on the tab of your annotation, <i>Set As Ground Truth</i>); it is asked once.</p>"
+    "correct it, or confirm it (untick the label, tick it again), then <i>Update</i>; each label is asked about once.</p>"
 )
 
 
