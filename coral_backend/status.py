@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from coral_backend.costs import CostLine, cost_lines, cost_of
+from coral_backend.effects import effect_of
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Round, Spend, Stage
 
@@ -37,6 +38,10 @@ class RoundLine:
         USD for each task of the round that got a label.
     budget : float or None
         The most that the round may cost, in USD.
+    serves : bool
+        Whether its predictions are the ones selected now.
+    effect : mapping or None
+        What it changed elsewhere; see ``coral_backend.effects.Effect``. None for a first round.
     """
 
     name: str
@@ -54,6 +59,8 @@ class RoundLine:
     cost: float | None = None
     cost_per_label: float | None = None
     budget: float | None = None
+    serves: bool = False
+    effect: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,8 @@ def _line(
         cost=cost,
         cost_per_label=cost / labels if cost is not None and labels else None,
         budget=one.settings.get("budget"),
+        serves=one.id == project.active_round,
+        effect=effect.to_json() if (effect := effect_of(store, one)) else None,
     )
 
 
