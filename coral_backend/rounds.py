@@ -28,7 +28,6 @@ from coral_backend.exceptions import (
     InputError,
     LeaseLostError,
     RoundStopped,
-    SettingsError,
     TrainingError,
     UnavailableError,
 )
@@ -42,6 +41,7 @@ from coral_backend.llm.base import Annotator, asked, make_annotator
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
+from coral_backend.task_prompt import prompt_for, strategy_for
 from coral_backend.types import (
     Answer,
     Demo,
@@ -56,7 +56,6 @@ from coral_backend.types import (
     Verdict,
 )
 from strategies.demonstration import DEMONSTRATIONS
-from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
 
 logger = logging.getLogger(__name__)
 
@@ -91,21 +90,6 @@ def settings_for(settings: Settings, project: Project) -> Settings:
 def round_lease(round_id: int) -> str:
     """Return the name of the lease that the worker of a round holds."""
     return f"round-{round_id}"
-
-
-def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
-    """Return the task strategy named in the settings, or the one that fits the label config."""
-    space = project.label_space
-    try:
-        return choose(space.tag, space.labels) if settings.task_strategy == "auto" else load(settings.task_strategy)
-    except TaskStrategyError as error:
-        raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
-
-
-def prompt_for(settings: Settings, project: Project, demos: Sequence[Demo]) -> Prompt:
-    """Return the prompt of a project with these demonstrations."""
-    strategy = strategy_for(settings, project)
-    return Prompt.build(strategy, project.label_space, demos, max_chars=settings.max_text_chars)
 
 
 class RoundRunner:

@@ -24,7 +24,7 @@ FILES = sorted(
 
 LEAVES = {"types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
-BELOW_ROUNDS = {"corpus_arrays", "heartbeat", "follow"} & {Path(name).stem for name in FILES}
+BELOW_ROUNDS = {"corpus_arrays", "heartbeat", "follow", "task_prompt"} & {Path(name).stem for name in FILES}
 """Modules beside ``rounds`` that are parts of it."""
 
 TORCH = ("coral_backend/slm/", "strategies/distillation/")

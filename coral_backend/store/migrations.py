@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import metadata, migrations
+from coral_backend.store.tables import metadata, migrations, option_versions
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -15,7 +15,12 @@ def m001_first_tables(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables,)
+def m006_dashboard(connection: Connection) -> None:
+    """Keep every version of a project's options."""
+    option_versions.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m006_dashboard)
 
 
 def migrate(connection: Connection) -> list[str]:

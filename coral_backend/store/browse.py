@@ -1,0 +1,432 @@
+"""What does a page of a project show? Counted, filtered, sorted and cut into pages by the database, never in Python.
+
+Ten thousand tasks, some with texts of megabytes, must not be read to show fifty lines: texts are cut in SQL as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import and_, bindparam, case, func, or_, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from coral_backend.exceptions import NotFoundError
+from coral_backend.store import tables as t
+from coral_backend.store.store import Store
+from coral_backend.types import Floats, Ints
+
+__all__ = [
+    "EXCERPT",
+    "FLAGS",
+    "SORTS",
+    "Agreement",
+    "Counts",
+    "Filters",
+    "Line",
+    "Page",
+    "Point",
+    "Scores",
+    "agreement",
+    "confusion",
+    "counts",
+    "one",
+    "page",
+    "points",
+    "scores",
+]
+
+EXCERPT: Final = 280
+"""Characters of a text that a line of the table shows."""
+
+FLAGS: Final = ("clean", "noisy", "inconsistent", "none")
+"""What a filter may ask for; ``none`` is a task that no round has judged."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there is of a project.
+
+    Attributes
+    ----------
+    unreadable : int
+        Tasks without a text that can be labelled.
+    annotated, abstained : int
+        Tasks whose newest answer of the annotator is a label; is none.
+    human : int
+        Tasks with a label of a person.
+    flags : mapping of str to int
+        Verdicts of the round that is looked at.
+    """
+
+    tasks: int
+    unreadable: int
+    annotated: int
+    abstained: int
+    human: int
+    waiting: int
+    flags: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the lines must be like; None asks for nothing.
+
+    Attributes
+    ----------
+    contains : str or None
+        Stands in the text, letters large or small.
+    human : str or None
+        ``yes``: labelled by a person; ``no``: not.
+    agree : str or None
+        Whether LLM and SLM say the same.
+    wrong : str or None
+        ``llm`` or ``slm``: tasks with a label of a person, which this one does not say.
+    llm, slm, label, human_label : str or None
+        A label; the empty text asks for tasks that have none.
+    at_least, at_most : float or None
+        Bounds of the SLM's confidence.
+    task_ids : sequence of int or None
+        Only these: a set drawn on the map.
+    """
+
+    contains: str | None = None
+    flag: str | None = None
+    label: str | None = None
+    llm: str | None = None
+    slm: str | None = None
+    human_label: str | None = None
+    human: str | None = None
+    agree: str | None = None
+    wrong: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    task_ids: Sequence[int] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One task as the table shows it; the names are those of the export.
+
+    Attributes
+    ----------
+    text : str
+        At most ``EXCERPT`` characters; `length` says how many there are.
+    source : str or None
+        Who gave `label`: ``human``, ``llm`` or ``slm``.
+    """
+
+    task_id: int
+    text: str
+    length: int
+    problem: str | None
+    llm_label: str | None
+    slm_label: str | None
+    confidence: float | None
+    p_clean: float | None
+    rank: int | None
+    flag: str | None
+    human_label: str | None
+    label: str | None
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of the lines that fit, and how many fit in all."""
+
+    lines: Sequence[Line]
+    total: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """On how many tasks with a label of a person each says the same; one line of the paper's Table 2.
+
+    Attributes
+    ----------
+    n, llm, slm : int
+        Tasks compared; of them those on which each agrees.
+    """
+
+    n: int
+    llm: int
+    slm: int
+
+
+# --- what the queries are made of -------------------------------------------------------------------------------------
+
+
+def _people(project_id: int) -> Any:
+    """Return task and label of each task that a person labelled: the ground truth, else the newest (as ``human_labels``)."""
+    c = t.annotations.c
+    order = (c.ground_truth.desc(), c.updated_at.desc(), c.annotation_id.desc())
+    place = func.row_number().over(partition_by=c.task_id, order_by=order).label("place")
+    inner = select(c.task_id, c.label, place).where(
+        c.project_id == project_id, c.deleted.is_(False), c.label.is_not(None)
+    )
+    ranked = inner.subquery()
+    return select(ranked.c.task_id, ranked.c.label).where(ranked.c.place == 1).subquery("people")
+
+
+def _newest_answer() -> Any:
+    """Return the annotator's newest label of the sample in the outer query."""
+    c, s = t.llm_labels.c, t.samples.c
+    same = and_(c.project_id == s.project_id, c.task_id == s.task_id, c.content_hash == s.content_hash)
+    query = select(c.label).where(same).order_by(c.round_number.desc()).limit(1)
+    return query.correlate(t.samples).scalar_subquery()
+
+
+class _Columns:
+    """The columns of a line in SQL, over samples, the verdicts of one round, and the labels of people."""
+
+    def __init__(self, project_id: int, round_id: int | None) -> None:
+        s, v = t.samples.c, t.verdicts.c
+        people = _people(project_id)
+        # A verdict about another text of the task does not count.
+        about = and_(
+            v.project_id == s.project_id, v.task_id == s.task_id, v.round_id == round_id, v.content_hash == s.content_hash
+        )
+        self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(people, people.c.task_id == s.task_id)
+        self.here = and_(s.project_id == project_id, s.retired.is_(False))
+        self.llm = case((v.task_id.is_not(None), v.llm_label), else_=_newest_answer())
+        self.human = people.c.label
+        # As the export has it: a label that its person took back since the round falls to the machine's.
+        machine = case((v.source == "human", func.coalesce(v.slm_label, v.llm_label)), else_=v.label)
+        self.label = func.coalesce(people.c.label, case((v.task_id.is_not(None), machine), else_=self.llm))
+        said_by = case(
+            (v.source.in_(("llm", "slm")), v.source),
+            (v.slm_label == v.llm_label, "llm"),
+            (v.slm_label.is_not(None), "slm"),
+            (self.label.is_not(None), "llm"),
+        )
+        self.said_by = case((people.c.label.is_not(None), "human"), else_=said_by)
+        self.names: dict[str, ColumnElement[Any]] = {
+            "task_id": s.task_id,
+            "text": func.substr(s.text, 1, EXCERPT),
+            "length": func.length(s.text),
+            "problem": s.problem,
+            "llm_label": self.llm,
+            "slm_label": v.slm_label,
+            "confidence": v.slm_score,
+            "p_clean": v.p_clean,
+            "rank": v.rank,
+            "flag": v.flag,
+            "human_label": self.human,
+            "label": self.label,
+            "source": self.said_by,
+        }
+
+    def all(self) -> list[Any]:
+        return [column.label(name) for name, column in self.names.items()]
+
+
+SORTS: Final = (
+    "rank", "task_id", "text", "llm_label", "slm_label", "confidence", "p_clean", "flag", "human_label", "label"
+)  # fmt: skip
+"""What the lines can be sorted by."""
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def page(
+    store: Store,
+    project_id: int,
+    round_id: int | None,
+    filters: Filters,
+    *,
+    sort: str = "rank",
+    descending: bool = False,
+    limit: int = 50,
+    offset: int = 0,
+) -> Page:
+    """Return the lines from `offset` on that fit `filters`.
+
+    Parameters
+    ----------
+    round_id : int or None
+        Whose verdicts; None before the first round.
+    sort : str
+        One of ``SORTS``; lines that have no value there come last, and ties go by task id.
+    """
+    columns = _Columns(project_id, round_id)
+    where = _where(columns, filters)
+    by = columns.names[sort]
+    order = (by.is_(None), by.desc() if descending else by.asc(), t.samples.c.task_id)
+    query = select(*columns.all()).select_from(columns.source).where(where).order_by(*order).limit(limit).offset(offset)
+    count = select(func.count()).select_from(columns.source).where(where)
+    with store.reading() as connection:
+        lines = [Line(*tuple(row)) for row in connection.execute(query)]
+        total = connection.scalar(count) or 0
+    return Page(lines, total)
+
+
+def one(store: Store, project_id: int, round_id: int | None, task_id: int) -> Line:
+    """Return one task's line.
+
+    Raises
+    ------
+    NotFoundError
+        If the project has no such task.
+    """
+    columns = _Columns(project_id, round_id)
+    query = select(*columns.all()).select_from(columns.source).where(columns.here, t.samples.c.task_id == task_id)
+    with store.reading() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        raise NotFoundError(f"Project {project_id} has no task {task_id}. It may have been deleted in Label Studio.")
+    return Line(*tuple(row))
+
+
+def _where(columns: _Columns, wanted: Filters) -> ColumnElement[bool]:
+    s, v = t.samples.c, t.verdicts.c
+    parts: list[ColumnElement[bool]] = [columns.here]
+    if wanted.contains:
+        parts.append(s.text.ilike(f"%{_literal(wanted.contains)}%", escape="\\"))
+    if wanted.flag:
+        parts.append(v.flag.is_(None) if wanted.flag == "none" else v.flag == wanted.flag)
+    asked = (
+        (columns.label, wanted.label),
+        (columns.llm, wanted.llm),
+        (v.slm_label, wanted.slm),
+        (columns.human, wanted.human_label),
+    )
+    parts += [column.is_(None) if value == "" else column == value for column, value in asked if value is not None]
+    if wanted.human:
+        parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
+    if wanted.agree:
+        same = columns.llm == v.slm_label
+        parts.append(same if wanted.agree == "yes" else ~same)
+    if wanted.wrong:
+        said = columns.llm if wanted.wrong == "llm" else v.slm_label
+        parts.append(and_(columns.human.is_not(None), or_(said.is_(None), said != columns.human)))
+    if wanted.at_least is not None:
+        parts.append(v.slm_score >= wanted.at_least)
+    if wanted.at_most is not None:
+        parts.append(v.slm_score <= wanted.at_most)
+    if wanted.task_ids is not None:
+        # Written into the statement as numbers: a set may be larger than the databases' limits on bound values.
+        parts.append(s.task_id.in_(bindparam("ids", [int(i) for i in wanted.task_ids], expanding=True, literal_execute=True)))
+    return and_(*parts)
+
+
+def _literal(words: str) -> str:
+    """Return `words` so that LIKE takes every character for itself."""
+    return words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def counts(store: Store, project_id: int, round_id: int | None) -> Counts:
+    """Count a project's tasks, answers, labels of people, and the flags of one round."""
+    s, v, a = t.samples.c, t.verdicts.c, t.llm_labels.c
+    here = and_(s.project_id == project_id, s.retired.is_(False))
+    sums = [func.count(), func.count(s.problem), func.sum(case((s.wanted.is_(True), 1), else_=0))]
+    newest = select(func.max(a.round_number)).where(a.project_id == s.project_id, a.task_id == s.task_id)
+    fits = and_(
+        a.project_id == s.project_id, a.task_id == s.task_id, a.content_hash == s.content_hash,
+        a.round_number == newest.correlate(t.samples).scalar_subquery(),
+    )  # fmt: skip
+    people = _people(project_id)
+    flags = select(v.flag, func.count()).select_from(
+        t.verdicts.join(t.samples, and_(s.project_id == v.project_id, s.task_id == v.task_id))
+    )
+    flags = flags.where(v.project_id == project_id, v.round_id == round_id, s.retired.is_(False)).group_by(v.flag)
+    with store.reading() as connection:
+        tasks, unreadable, waiting = connection.execute(select(*sums).where(here)).one()
+        asked, labelled = connection.execute(
+            select(func.count(), func.count(a.label)).select_from(t.samples.join(t.llm_labels, fits)).where(here)
+        ).one()
+        human = connection.scalar(
+            select(func.count()).select_from(t.samples.join(people, people.c.task_id == s.task_id)).where(here)
+        )
+        found: dict[str, int] = {row[0]: row[1] for row in connection.execute(flags)}
+    return Counts(tasks, unreadable, labelled, asked - labelled, human or 0, waiting or 0, found)
+
+
+def agreement(store: Store, project_id: int) -> dict[int, Agreement]:
+    """Return, for each round's id, how often LLM and SLM said what people say now.
+
+    People look at doubtful tasks first, so both shares are below those over all tasks.
+    """
+    v, s, people = t.verdicts.c, t.samples.c, _people(project_id)
+    both = t.verdicts.join(people, people.c.task_id == v.task_id).join(
+        t.samples, and_(s.project_id == v.project_id, s.task_id == v.task_id)
+    )
+    hits = [func.sum(case((said == people.c.label, 1), else_=0)) for said in (v.llm_label, v.slm_label)]
+    query = select(v.round_id, func.count(), *hits).select_from(both)
+    query = query.where(v.project_id == project_id, s.retired.is_(False)).group_by(v.round_id)
+    with store.reading() as connection:
+        return {row[0]: Agreement(row[1], row[2], row[3]) for row in connection.execute(query)}
+
+
+def confusion(store: Store, project_id: int, round_id: int, row: str, column: str) -> dict[tuple[str, str], int]:
+    """Count the tasks of a round by two of ``llm_label``, ``slm_label`` and ``human_label``; those that lack one are left out."""
+    columns = _Columns(project_id, round_id)
+    a, b = columns.names[row], columns.names[column]
+    if "llm_label" in (row, column):
+        llm = t.verdicts.c.llm_label
+        a, b = (llm if row == "llm_label" else a), (llm if column == "llm_label" else b)
+    query = select(a.label("a"), b.label("b"), func.count()).select_from(columns.source)
+    query = query.where(columns.here, t.verdicts.c.task_id.is_not(None), a.is_not(None), b.is_not(None))
+    with store.reading() as connection:
+        return {(found[0], found[1]): found[2] for found in connection.execute(query.group_by("a", "b"))}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A round's numbers as arrays of length N, NaN where there is none.
+
+    Attributes
+    ----------
+    flag : ndarray of int
+        Place in ``FLAGS``.
+    right : ndarray of int
+        Whether the SLM says what a person says, 1 or 0; -1 where no person labelled.
+    """
+
+    task_ids: Ints
+    loss: Floats
+    confidence: Floats
+    flag: Ints
+    right: Ints
+
+
+def scores(store: Store, project_id: int, round_id: int) -> Scores:
+    """Return losses (nats), confidences in [0, 1] and flags of a round, and whether the SLM was right where it is known."""
+    columns = _Columns(project_id, round_id)
+    v = t.verdicts.c
+    right = case((columns.human.is_(None), -1), (columns.human == v.slm_label, 1), else_=0)
+    query = select(v.task_id, v.loss, v.slm_score, v.flag, right).select_from(columns.source)
+    with store.reading() as connection:
+        rows = connection.execute(query.where(columns.here, v.task_id.is_not(None))).all()
+    ids, loss, confidence, flag, hits = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    return Scores(
+        np.array(ids, dtype=np.int64),
+        np.array(loss, dtype=float),
+        np.array(confidence, dtype=float),
+        np.array([FLAGS.index(name) for name in flag], dtype=np.int64),
+        np.array(hits, dtype=np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """What colours a point of the map; labels as they stand now."""
+
+    task_id: int
+    label: str | None
+    flag: str
+    confidence: float | None
+    human: bool
+
+
+def points(store: Store, project_id: int, round_id: int) -> list[Point]:
+    """Return what colours the points of a round, the most doubtful first."""
+    columns = _Columns(project_id, round_id)
+    v = t.verdicts.c
+    wanted = (v.task_id, columns.label, v.flag, v.slm_score, columns.human.is_not(None))
+    query = select(*wanted).select_from(columns.source).where(columns.here, v.task_id.is_not(None))
+    with store.reading() as connection:
+        return [Point(*tuple(row)) for row in connection.execute(query.order_by(v.rank, v.task_id))]
