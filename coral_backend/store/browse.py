@@ -5,6 +5,7 @@ Ten thousand tasks, some with texts of megabytes, must not be read to show fifty
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,7 +31,6 @@ __all__ = [
     "Point",
     "Scores",
     "agreement",
-    "confusion",
     "counts",
     "one",
     "page",
@@ -159,16 +159,21 @@ class Agreement:
 # --- what the queries are made of -------------------------------------------------------------------------------------
 
 
-def _people(project_id: int) -> Any:
-    """Return task and label of each task that a person labelled: the ground truth, else the newest (as ``human_labels``)."""
+people: Final = t.annotations.alias("people")
+
+
+def _by_a_person(project_id: Any, task_id: Any) -> ColumnElement[bool]:
+    """Say that a row of ``people`` is the label of this task that counts: the ground truth, else the newest (as ``human_labels``).
+
+    One look into the index a task; a join with a ranked list would be read whole for each of them.
+    """
     c = t.annotations.c
     order = (c.ground_truth.desc(), c.updated_at.desc(), c.annotation_id.desc())
-    place = func.row_number().over(partition_by=c.task_id, order_by=order).label("place")
-    inner = select(c.task_id, c.label, place).where(
-        c.project_id == project_id, c.deleted.is_(False), c.label.is_not(None)
+    labels = select(c.annotation_id).where(
+        c.project_id == project_id, c.task_id == task_id, c.deleted.is_(False), c.label.is_not(None)
     )
-    ranked = inner.subquery()
-    return select(ranked.c.task_id, ranked.c.label).where(ranked.c.place == 1).subquery("people")
+    first = labels.order_by(*order).limit(1).correlate(project_id.table).scalar_subquery()
+    return and_(people.c.project_id == project_id, people.c.annotation_id == first)
 
 
 def _newest_answer() -> Any:
@@ -184,12 +189,13 @@ class _Columns:
 
     def __init__(self, project_id: int, round_id: int | None) -> None:
         s, v = t.samples.c, t.verdicts.c
-        people = _people(project_id)
-        # A verdict about another text of the task does not count.
+        # A verdict about another text of the task does not count. No round has the id 0; IS NULL would use no index.
         about = and_(
-            v.project_id == s.project_id, v.task_id == s.task_id, v.round_id == round_id, v.content_hash == s.content_hash
+            v.project_id == s.project_id, v.task_id == s.task_id, v.round_id == (round_id or 0), v.content_hash == s.content_hash
         )
-        self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(people, people.c.task_id == s.task_id)
+        self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(
+            people, _by_a_person(s.project_id, s.task_id)
+        )
         self.here = and_(s.project_id == project_id, s.retired.is_(False))
         self.llm = case((v.task_id.is_not(None), v.llm_label), else_=_newest_answer())
         self.human = people.c.label
@@ -328,7 +334,6 @@ def counts(store: Store, project_id: int, round_id: int | None) -> Counts:
         a.project_id == s.project_id, a.task_id == s.task_id, a.content_hash == s.content_hash,
         a.round_number == newest.correlate(t.samples).scalar_subquery(),
     )  # fmt: skip
-    people = _people(project_id)
     flags = select(v.flag, func.count()).select_from(
         t.verdicts.join(t.samples, and_(s.project_id == v.project_id, s.task_id == v.task_id))
     )
@@ -339,7 +344,7 @@ def counts(store: Store, project_id: int, round_id: int | None) -> Counts:
             select(func.count(), func.count(a.label)).select_from(t.samples.join(t.llm_labels, fits)).where(here)
         ).one()
         human = connection.scalar(
-            select(func.count()).select_from(t.samples.join(people, people.c.task_id == s.task_id)).where(here)
+            select(func.count()).select_from(t.samples.join(people, _by_a_person(s.project_id, s.task_id))).where(here)
         )
         found: dict[str, int] = {row[0]: row[1] for row in connection.execute(flags)}
     return Counts(tasks, unreadable, labelled, asked - labelled, human or 0, waiting or 0, found)
@@ -350,9 +355,9 @@ def agreement(store: Store, project_id: int) -> dict[int, Agreement]:
 
     People look at doubtful tasks first, so both shares are below those over all tasks.
     """
-    v, s, people = t.verdicts.c, t.samples.c, _people(project_id)
-    both = t.verdicts.join(people, people.c.task_id == v.task_id).join(
-        t.samples, and_(s.project_id == v.project_id, s.task_id == v.task_id)
+    v, s = t.verdicts.c, t.samples.c
+    both = t.samples.join(people, _by_a_person(s.project_id, s.task_id)).join(
+        t.verdicts, and_(v.project_id == s.project_id, v.task_id == s.task_id)
     )
     hits = [func.sum(case((said == people.c.label, 1), else_=0)) for said in (v.llm_label, v.slm_label)]
     query = select(v.round_id, func.count(), *hits).select_from(both)
@@ -361,53 +366,51 @@ def agreement(store: Store, project_id: int) -> dict[int, Agreement]:
         return {row[0]: Agreement(row[1], row[2], row[3]) for row in connection.execute(query)}
 
 
-def confusion(store: Store, project_id: int, round_id: int, row: str, column: str) -> dict[tuple[str, str], int]:
-    """Count the tasks of a round by two of ``llm_label``, ``slm_label`` and ``human_label``; those that lack one are left out."""
-    columns = _Columns(project_id, round_id)
-    a, b = columns.names[row], columns.names[column]
-    if "llm_label" in (row, column):
-        llm = t.verdicts.c.llm_label
-        a, b = (llm if row == "llm_label" else a), (llm if column == "llm_label" else b)
-    query = select(a.label("a"), b.label("b"), func.count()).select_from(columns.source)
-    query = query.where(columns.here, t.verdicts.c.task_id.is_not(None), a.is_not(None), b.is_not(None))
-    with store.reading() as connection:
-        return {(found[0], found[1]): found[2] for found in connection.execute(query.group_by("a", "b"))}
-
-
 @dataclass(frozen=True)
 class Scores:
-    """A round's numbers as arrays of length N, NaN where there is none.
+    """What a round says about N tasks: numbers as arrays, NaN where there is none, and the labels.
 
     Attributes
     ----------
     flag : ndarray of int
         Place in ``FLAGS``.
-    right : ndarray of int
-        Whether the SLM says what a person says, 1 or 0; -1 where no person labelled.
+    llm, slm, human : sequence of str or None
+        Labels; the human one as it stands now.
     """
 
-    task_ids: Ints
     loss: Floats
     confidence: Floats
     flag: Ints
-    right: Ints
+    llm: Sequence[str | None]
+    slm: Sequence[str | None]
+    human: Sequence[str | None]
+
+    @property
+    def right(self) -> Ints:
+        """Whether the SLM says what a person says, 1 or 0; -1 where no person labelled."""
+        pairs = zip(self.slm, self.human, strict=True)
+        return np.array([-1 if human is None else int(slm == human) for slm, human in pairs], dtype=np.int64)
+
+    def pairs(self, row: str, column: str) -> Counter[tuple[str, str]]:
+        """Count the pairs of two of ``llm``, ``slm`` and ``human``; tasks that lack one are left out."""
+        both = zip(getattr(self, row), getattr(self, column), strict=True)
+        return Counter((a, b) for a, b in both if a is not None and b is not None)
 
 
 def scores(store: Store, project_id: int, round_id: int) -> Scores:
-    """Return losses (nats), confidences in [0, 1] and flags of a round, and whether the SLM was right where it is known."""
-    columns = _Columns(project_id, round_id)
-    v = t.verdicts.c
-    right = case((columns.human.is_(None), -1), (columns.human == v.slm_label, 1), else_=0)
-    query = select(v.task_id, v.loss, v.slm_score, v.flag, right).select_from(columns.source)
+    """Return losses (nats), confidences in [0, 1], flags and labels of a round: one reading for all charts."""
+    columns, v = _Columns(project_id, round_id), t.verdicts.c
+    query = select(v.loss, v.slm_score, v.flag, v.llm_label, v.slm_label, columns.human).select_from(columns.source)
     with store.reading() as connection:
         rows = connection.execute(query.where(columns.here, v.task_id.is_not(None))).all()
-    ids, loss, confidence, flag, hits = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    loss, confidence, flag, llm, slm, human = zip(*rows, strict=True) if rows else ((), (), (), (), (), ())
     return Scores(
-        np.array(ids, dtype=np.int64),
         np.array(loss, dtype=float),
         np.array(confidence, dtype=float),
         np.array([FLAGS.index(name) for name in flag], dtype=np.int64),
-        np.array(hits, dtype=np.int64),
+        llm,
+        slm,
+        human,
     )
 
 
