@@ -22,14 +22,15 @@ import numpy as np
 from benchmarks.web import PASSWORD, Web, serving
 from coral_backend import corpus_arrays
 from coral_backend.demo.data import SHIPPED_DEFINITIONS, shipped
+from coral_backend.labelstudio.tasks import clean
 from coral_backend.settings import Settings
 from coral_backend.store import Store
-from coral_backend.types import Answer, Demo, HumanLabel, Project, Round, Sample, Stage
+from coral_backend.types import Demo, HumanLabel, Project, Round, Sample, Stage
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}",
-    "‮this runs from right to left‬ مرحبا שלום",
-    "👍🏽👩‍👩‍👧 " * 5,
+    "\u202ethis runs from right to left\u202c مرحبا שלום",
+    "👍🏽\U0001f469\u200d\U0001f469\u200d\U0001f467 " * 5,
     "before\x00after",
     "no blanks " + "x" * 3000,
 )
@@ -60,14 +61,21 @@ def fill(settings: Settings, tasks: int, *, project_id: int = 1, people: int = 3
     wrong = rng.random(tasks) < 0.17
     llm = np.where(wrong, (gold + rng.integers(1, k, tasks)) % k, gold)
     llm[rng.random(tasks) < 0.02] = -1
-    samples = [Sample(i + 1, text) for i, text in enumerate(texts)]
+    samples = [Sample(i + 1, clean(text)) for i, text in enumerate(texts)]
     store.put_samples(project_id, samples)
     _answers(store, project_id, samples, [labels[i] if i >= 0 else None for i in llm])
     for revision in range(2):
         human = store.human_labels(project_id)
         noise = 1.1 - 0.25 * revision
-        arrays = _arrays(rng, gold, llm, k, noise, [labels.index(str(human[s.task_id].label)) if s.task_id in human else -1 for s in samples])
-        done = _finish(settings, store, project, arrays, llm, gold, revision=revision, demos=_demos(rows))
+        arrays = _arrays(
+            rng,
+            gold,
+            llm,
+            k=k,
+            noise=noise,
+            human=[labels.index(str(human[s.task_id].label)) if s.task_id in human else -1 for s in samples],
+        )
+        done = _finish(settings, store, project, arrays, llm, revision=revision, demos=_demos(rows))
         if not revision:
             queue = [v.task_id for v in store.verdicts(project_id, done.id)]
             chance = rng.choice(queue, people // 2, replace=False).tolist()
@@ -102,7 +110,7 @@ def _answers(store: Store, project_id: int, samples: Sequence[Sample], said: Seq
 
 
 def _arrays(
-    rng: np.random.Generator, gold: Any, llm: Any, k: int, noise: float, human: Sequence[int]
+    rng: np.random.Generator, gold: Any, llm: Any, *, k: int, noise: float, human: Sequence[int]
 ) -> corpus_arrays.Arrays:
     """Return what an SLM might say that sees through most of the annotator's errors."""
     n, known = len(gold), np.asarray(human)
@@ -110,7 +118,7 @@ def _arrays(
     features = (centres[gold] + rng.normal(size=(n, 64)) * noise).astype(np.float32)
     logits = rng.normal(size=(n, k)) * noise * 1.3
     logits[np.arange(n), gold] += 3.2
-    logits[np.arange(n), np.maximum(known, 0)] += np.where(known >= 0, 3.0, 0.0)
+    logits[np.arange(n), np.maximum(known, 0)] += np.where(known >= 0, 0.8, 0.0)
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     losses = np.where(llm >= 0, -np.log(probs[np.arange(n), np.maximum(llm, 0)]), np.nan)
     p_clean = np.where(np.isnan(losses), np.nan, 1 / (1 + np.exp(3.0 * (losses - 2.2))))
@@ -118,13 +126,15 @@ def _arrays(
 
 
 def _finish(
-    settings: Settings, store: Store, project: Project, arrays: corpus_arrays.Arrays, llm: Any, gold: Any,
+    settings: Settings, store: Store, project: Project, arrays: corpus_arrays.Arrays, llm: Any,
     *, revision: int, demos: tuple[Demo, ...],
 ) -> Round:  # fmt: skip
     begun = store.create_round(project.id, settings.public(), retrain=bool(revision))
     lease = store.take_lease(f"round-{begun.id}")
     assert lease is not None
-    corpus_arrays.save_arrays(corpus_arrays.round_folder(settings, begun), arrays.task_ids, SimpleNamespace(**vars(arrays)))
+    corpus_arrays.save_arrays(
+        corpus_arrays.round_folder(settings, begun), arrays.task_ids, SimpleNamespace(**vars(arrays))
+    )
     verdicts = corpus_arrays.verdicts(store, project, arrays, 0.5)
     store.put_verdicts(project.id, begun.id, verdicts, lease)
     known = arrays.losses[np.isfinite(arrays.losses)]
@@ -134,9 +144,10 @@ def _finish(
          "mask_rate": 0.5 + e / 10, "changed": round(0.3 / e, 3), "seconds": 8.1}
         for e in range(1, 5)
     ]  # fmt: skip
-    total = len(gold)
+    total = len(llm)
     progress = {
-        str(stage): {"done": total, "total": total, "seconds": 3.0} for stage in (Stage.SYNC, Stage.ANNOTATE, Stage.DISTIL)
+        str(stage): {"done": total, "total": total, "seconds": 3.0}
+        for stage in (Stage.SYNC, Stage.ANNOTATE, Stage.DISTIL)
     }
     store.update_round(begun.id, lease, stage=Stage.PUSH, demos=demos, progress=progress)
     flags = {name: sum(v.flag == name for v in verdicts) for name in ("clean", "noisy", "inconsistent")}
@@ -215,7 +226,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             rss = web.rss_mb()
     print(f"{'page':<42}{'first':>8}{'p50':>8}{'max':>8}{'kB':>9}")
     for page, figures in pages.items():
-        print(f"{page:<42}" + "".join(f"{figures[key]:>8}" for key in ("first_ms", "p50_ms", "max_ms")) + f"{figures['kb']:>9}")
+        print(
+            f"{page:<42}"
+            + "".join(f"{figures[key]:>8}" for key in ("first_ms", "p50_ms", "max_ms"))
+            + f"{figures['kb']:>9}"
+        )
     print(f"memory: {rss['worker']:.0f} MB (worker)")
     if options.json:
         options.json.write_text(json.dumps({"tasks": options.tasks, "pages": pages, "rss_mb": rss}, indent=2) + "\n")

@@ -38,7 +38,9 @@ class Settings(BaseModel):
         default=None, alias="LABEL_STUDIO_URL", description="Label Studio as this process reaches it."
     )
     label_studio_public_url: str | None = Field(
-        default=None, alias="LABEL_STUDIO_PUBLIC_URL", description="Label Studio as browsers reach it; default: the same."
+        default=None,
+        alias="LABEL_STUDIO_PUBLIC_URL",
+        description="Label Studio as browsers reach it; default: the same.",
     )
     label_studio_api_key: SecretStr | None = Field(
         default=None, alias="LABEL_STUDIO_API_KEY", description="Personal access token (or legacy token)."
@@ -158,7 +160,11 @@ class Settings(BaseModel):
         default=300.0, ge=1, alias="CORAL_RECONCILE_SECONDS", description="How often annotations are read back."
     )
     review_share: float = Field(
-        default=0.1, gt=0, le=1, alias="CORAL_REVIEW_SHARE", description="Share of the tasks that people plan to look at."
+        default=0.1,
+        gt=0,
+        le=1,
+        alias="CORAL_REVIEW_SHARE",
+        description="Share of the tasks that people plan to look at.",
     )
     annotate_chunk: int = Field(
         default=1000, ge=1, alias="CORAL_ANNOTATE_CHUNK", description="Samples that one annotation job takes."

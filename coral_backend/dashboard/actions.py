@@ -36,7 +36,9 @@ def _next(settings: Settings, store: Store, project_id: int) -> Round:
 
 def _retrain(settings: Settings, store: Store, project_id: int) -> Round:
     if not any(done.status is RoundStatus.DONE for done in store.rounds(project_id)):
-        raise ConflictError("There is nothing to retrain yet: no round is finished. Start the first one with 'Next round'.")
+        raise ConflictError(
+            "There is nothing to retrain yet: no round is finished. Start the first one with 'Next round'."
+        )
     return _create(settings, store, project_id, retrain=True)
 
 
@@ -57,13 +59,17 @@ def _resume(_: Settings, store: Store, project_id: int) -> Round:
 
 
 def _cancel(_: Settings, store: Store, project_id: int) -> None:
-    store.set_round_status(_active(store, project_id, "cancel").id, RoundStatus.CANCELLED, "Cancelled from the dashboard.")
+    store.set_round_status(
+        _active(store, project_id, "cancel").id, RoundStatus.CANCELLED, "Cancelled from the dashboard."
+    )
 
 
 def _active(store: Store, project_id: int, action: str) -> Round:
     active = store.active_round(project_id)
     if active is None:
-        raise ConflictError(f"No round is under way, so there is nothing to {action}: it ended, or somebody was quicker.")
+        raise ConflictError(
+            f"No round is under way, so there is nothing to {action}: it ended, or somebody was quicker."
+        )
     return active
 
 

@@ -26,7 +26,7 @@ GROUPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Small model", ("slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length")),
     ("Review", ("review_share",)),
 )
-PROMPT_GROUP, MORE_GROUP = "Prompt", "More"
+PROMPT_GROUP, MEANING_GROUP, MORE_GROUP = "Prompt", "What the labels mean", "More"
 LABELS: Final[Mapping[str, str]] = {
     "task_strategy": "Task strategy",
     "annotator": "Annotator",
@@ -46,6 +46,16 @@ LABELS: Final[Mapping[str, str]] = {
     "prompt_demonstration": "2. In-context demonstration",
     "prompt_output": "3. Output control",
 }
+HELP: Final[Mapping[str, str]] = {
+    "prompt_task": "", "prompt_demonstration": "", "prompt_output": "", "max_length": "",
+    "review_share": "The overview counts what people have labelled against it.",
+    "p_threshold": "A label whose clean-probability is lower is flagged noisy.",
+    "epochs": "It stops earlier when the labels no longer change.",
+    "first_demonstration": "Which labelled examples the LLM sees.",
+    "demonstration": "Chosen among clean tasks and those that people labelled.",
+}  # fmt: skip
+"""What the form says where the settings' own words are for whoever starts the process."""
+
 DEFINITIONS = "label_definitions"
 DEFINITION_PREFIX = "definition-"
 MAX_WORDS = 8_000
@@ -124,27 +134,32 @@ def fields(
 ) -> dict[str, list[Field]]:
     """Return the controls by group; the groups are in their order."""
     placed = {name: group for group, names in GROUPS for name in names} | dict.fromkeys(PARTS, PROMPT_GROUP)
-    found: dict[str, list[Field]] = {group: [] for group, _ in GROUPS} | {PROMPT_GROUP: [], MORE_GROUP: []}
+    found: dict[str, list[Field]] = {}
+    for group in (*(group for group, _ in GROUPS), PROMPT_GROUP, MEANING_GROUP, MORE_GROUP):
+        found[group] = []
     order = [name for _, names in GROUPS for name in names] + list(PARTS)
     rest = sorted(PROJECT_OPTIONS - set(order) - {DEFINITIONS})
     for name in [*(n for n in order if n in PROJECT_OPTIONS), *rest]:
-        field = _field(settings, project, name, placed.get(name, MORE_GROUP), values, errors)
+        field = _field(settings, project, name, group=placed.get(name, MORE_GROUP), values=values, errors=errors)
         found[field.group].append(field)
-    found[PROMPT_GROUP] += _definitions(settings, project, values, errors)
+    found[MEANING_GROUP] += _definitions(settings, project, values, errors)
     return {group: rows for group, rows in found.items() if rows}
 
 
 def _field(
-    settings: Settings, project: Project, name: str, group: str, values: Mapping[str, str], errors: Mapping[str, str]
+    settings: Settings, project: Project, name: str, *, group: str, values: Mapping[str, str], errors: Mapping[str, str]
 ) -> Field:
     info = Settings.model_fields[name]
     choices = _choices(settings, project, name)
     number = info.annotation in (int, float)
-    low, high = (next((float(getattr(m, key)) for m in info.metadata for key in keys if hasattr(m, key)), None) for keys in (("ge", "gt"), ("le", "lt")))
+    low, high = (
+        next((float(getattr(m, key)) for m in info.metadata for key in keys if hasattr(m, key)), None)
+        for keys in (("ge", "gt"), ("le", "lt"))
+    )
     return Field(
         name=name,
         label=LABELS.get(name, name.replace("_", " ").capitalize()),
-        help=str(info.description or ""),
+        help=HELP.get(name, str(info.description or "")),
         kind="area" if name in PARTS else "select" if choices else "number" if number else "text",
         value=values.get(name, ""),
         default="" if name in PARTS else _shown(getattr(settings, name)),
@@ -164,12 +179,12 @@ def _definitions(
     return [
         Field(
             name=f"{DEFINITION_PREFIX}{i}",
-            label=f"What {label!r} means",
-            help="Told to the LLM; empty takes the label config's hint, else the strategy's words.",
+            label=label,
+            help="",
             kind="text",
             value=values.get(f"{DEFINITION_PREFIX}{i}", ""),
             default=settings.definitions.get(label) or space.definitions.get(label) or strategy.definition(label),
-            group=PROMPT_GROUP,
+            group=MEANING_GROUP,
             error=errors.get(f"{DEFINITION_PREFIX}{i}"),
         )
         for i, label in enumerate(space.labels)
@@ -186,7 +201,7 @@ def _choices(settings: Settings, project: Project, name: str) -> Sequence[str]:
         "slm_model": ("embedded",),
     }
     if name not in known:
-        return ()
+        return ("true", "false") if Settings.model_fields[name].annotation is bool else ()
     trusted = (getattr(settings, name), project.options.get(name))
     return list(dict.fromkeys([*known[name], *(str(value) for value in trusted if value)]))
 
@@ -198,7 +213,7 @@ def read(settings: Settings, project: Project, sent: Mapping[str, str]) -> Form:
     errors: dict[str, str] = {}
     for name in sorted(PROJECT_OPTIONS - {DEFINITIONS} - set(PARTS)):
         if values.get(name):
-            _take(settings, project, name, values[name], options, errors)
+            _take(settings, project, name, values[name], options=options, errors=errors)
     definitions = {
         label: values[f"{DEFINITION_PREFIX}{i}"]
         for i, label in enumerate(project.label_space.labels)
@@ -213,7 +228,7 @@ def read(settings: Settings, project: Project, sent: Mapping[str, str]) -> Form:
 
 
 def _take(
-    settings: Settings, project: Project, name: str, text: str, options: dict[str, Any], errors: dict[str, str]
+    settings: Settings, project: Project, name: str, text: str, *, options: dict[str, Any], errors: dict[str, str]
 ) -> None:
     choices = _choices(settings, project, name)
     if choices and text not in choices:
@@ -264,6 +279,8 @@ def preview(
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

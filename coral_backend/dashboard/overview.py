@@ -80,7 +80,11 @@ def _row(one: Round, agreed: browse.Agreement | None, usage: Mapping[str, Any]) 
     cost = one.metrics.get("cost")
     return Row(
         round=one,
-        process="SLM retraining" if one.revision else "LLM labelling, SLM distillation" if one.number == 1 else "LLM refinery, SLM distillation",
+        process="SLM retraining"
+        if one.revision
+        else "LLM labelling, SLM distillation"
+        if one.number == 1
+        else "LLM refinery, SLM distillation",
         llm=agreed.llm / agreed.n if agreed else None,
         slm=agreed.slm / agreed.n if agreed else None,
         compared=agreed.n if agreed else 0,

@@ -10,8 +10,10 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -99,7 +101,7 @@ def _on_grid(plane: Floats) -> Ints:
     if scale <= 0:
         return np.full(plane.shape, GRID // 2, dtype=np.int64)
     centred = (plane - low - span / 2) / scale + 0.5  # one scale for both: distances stay comparable
-    return np.clip(np.rint(centred * GRID), 0, GRID).astype(np.int64)
+    return np.asarray(np.clip(np.rint(centred * GRID), 0, GRID), dtype=np.int64)
 
 
 def inside(found: Projection, polygon: Ints) -> Ints:
@@ -127,7 +129,7 @@ def _load(path: Path) -> Projection | None:
 def _save(path: Path, made: Projection) -> None:
     """Write it beside the arrays; a folder that cannot be written costs the next reader a second, no more."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "task_ids": np.ascontiguousarray(made.task_ids, dtype=np.int64),
         "places": np.ascontiguousarray(made.places, dtype=np.uint16),
         "explained": np.array([made.explained]),

@@ -58,7 +58,7 @@ class Asked:
     area: list[int]
 
     @classmethod
-    def read(cls, args: Mapping[str, str], labels: Sequence[str]) -> Asked:
+    def read(cls, args: Mapping[str, str]) -> Asked:
         """Read the parameters of a request.
 
         Raises
@@ -107,7 +107,9 @@ class Asked:
 
     def filters(self, task_ids: Sequence[int] | None) -> browse.Filters:
         """Return what the lines must be like."""
-        label = {name: "" if self.given[name] == NO_LABEL else self.given[name] for name in LABELLED if name in self.given}
+        label = {
+            name: "" if self.given[name] == NO_LABEL else self.given[name] for name in LABELLED if name in self.given
+        }
         plain = {name: self.given.get(name) for name in ("contains", "flag", "human", "agree", "wrong")}
         bounds = {name: _share(self.given, name) for name in ("at_least", "at_most")}
         return browse.Filters(**plain, **label, **bounds, task_ids=task_ids)  # type: ignore[arg-type]

@@ -72,5 +72,9 @@ def prompt_of(settings: Settings, store: Store, project: Project, current: Round
     asked = current.progress.get("annotate") or {}
     name = str(asked.get("annotator") or current.metrics.get("annotator") or "")
     return SentPrompt(
-        prompt.messages(sample.text), readable, prompt.version, asked.get("prompt_version"), not name.startswith(("embedded", "recorded"))
+        prompt.messages(sample.text),
+        readable,
+        prompt.version,
+        asked.get("prompt_version"),
+        not name.startswith(("embedded", "recorded")),
     )

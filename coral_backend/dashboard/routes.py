@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from flask import Blueprint, Flask, Response, abort, jsonify, redirect, render_template, request, send_file, url_for
@@ -29,9 +29,7 @@ HERE = Path(__file__).parent
 POINT_TEXT = 400
 """Characters of a text that the map shows beside a point."""
 
-pages = Blueprint(
-    "dashboard", __name__, url_prefix="/dashboard", template_folder="templates", static_folder="static"
-)
+pages = Blueprint("dashboard", __name__, url_prefix="/dashboard", template_folder="templates", static_folder="static")
 
 
 def register(app: Flask, settings: Settings, store: Store, password: str) -> None:
@@ -119,7 +117,9 @@ def press(project_id: int) -> AnyResponse | tuple[str, int]:
     try:
         woken = actions.act(settings, store, project_id, action)
     except ConflictError as error:
-        return _overview(project_id, str(error).replace("cancel it: coral round --cancel.", "pause or cancel it below.")), 409
+        return _overview(
+            project_id, str(error).replace("cancel it: coral round --cancel.", "pause or cancel it below.")
+        ), 409
     said = action if woken else "later"
     return redirect(url_for("dashboard.overview", project_id=project_id, said=said), 303)
 
@@ -153,8 +153,10 @@ def samples(project_id: int) -> str:
     store = shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
-    asked = Asked.read(request.args, project.label_space.labels)
-    ids = _ids_inside(asked.area, project, asked.area_round or (current.name if current else "")) if asked.area else None
+    asked = Asked.read(request.args)
+    ids = (
+        _ids_inside(asked.area, project, asked.area_round or (current.name if current else "")) if asked.area else None
+    )
     found = browse.page(
         store, project_id, current.id if current else None, asked.filters(ids), sort=asked.sort,
         descending=asked.descending, limit=asked.size, offset=asked.offset,
@@ -304,7 +306,12 @@ def save_configuration(project_id: int) -> AnyResponse | tuple[str, int] | str:
         return _configuration(project, form.values, errors), 422
     seen = form.values.get("seen", "")
     saved = option_versions.put(
-        store, project_id, form.options, who=who, note=form.values.get("note", "")[:500], seen=int(seen) if seen.isdigit() else None
+        store,
+        project_id,
+        form.options,
+        who=who,
+        note=form.values.get("note", "")[:500],
+        seen=int(seen) if seen.isdigit() else None,
     )
     return redirect(url_for("dashboard.configure", project_id=project_id, saved=saved.number), 303)
 
@@ -356,6 +363,6 @@ def download(project_id: int) -> Response:
 
 
 @pages.route("/<path:_unknown>")
-def unknown(_unknown: str) -> None:
+def unknown(_unknown: str) -> NoReturn:
     """Answer what is no page of ours as a page."""
     abort(404, "There is no such page in the dashboard.")

@@ -134,5 +134,7 @@ def error_page(status: int, message: str) -> Response:
         answer = make_response({"error": {"message": message}}, status)
     else:
         title = TITLES.get(status, "Something went wrong")
-        answer = make_response(render_template("dashboard/error.html", title=title, message=message, status=status), status)
+        answer = make_response(
+            render_template("dashboard/error.html", title=title, message=message, status=status), status
+        )
     return harden(answer)

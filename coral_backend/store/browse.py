@@ -191,11 +191,12 @@ class _Columns:
         s, v = t.samples.c, t.verdicts.c
         # A verdict about another text of the task does not count. No round has the id 0; IS NULL would use no index.
         about = and_(
-            v.project_id == s.project_id, v.task_id == s.task_id, v.round_id == (round_id or 0), v.content_hash == s.content_hash
+            v.project_id == s.project_id,
+            v.task_id == s.task_id,
+            v.round_id == (round_id or 0),
+            v.content_hash == s.content_hash,
         )
-        self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(
-            people, _by_a_person(s.project_id, s.task_id)
-        )
+        self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(people, _by_a_person(s.project_id, s.task_id))
         self.here = and_(s.project_id == project_id, s.retired.is_(False))
         self.llm = case((v.task_id.is_not(None), v.llm_label), else_=_newest_answer())
         self.human = people.c.label
@@ -315,7 +316,9 @@ def _where(columns: _Columns, wanted: Filters) -> ColumnElement[bool]:
         parts.append(v.slm_score <= wanted.at_most)
     if wanted.task_ids is not None:
         # Written into the statement as numbers: a set may be larger than the databases' limits on bound values.
-        parts.append(s.task_id.in_(bindparam("ids", [int(i) for i in wanted.task_ids], expanding=True, literal_execute=True)))
+        parts.append(
+            s.task_id.in_(bindparam("ids", [int(i) for i in wanted.task_ids], expanding=True, literal_execute=True))
+        )
     return and_(*parts)
 
 

@@ -19,6 +19,7 @@
 
   let data = null; // { n, ids, x, y, label, flag, confidence, human }
   let view = { x: 0, y: 0, scale: 1 }; // screen = (grid - view) * scale, in device pixels
+  let bounds = { left: 0, top: 0, right: GRID, bottom: GRID };
   let tint = null; // Uint32 colour of each point
   let index = null; // cell -> points, for the pointer
   let chosen = -1;
@@ -47,6 +48,13 @@
     document.getElementById("map-facts").textContent = `${n.toLocaleString("en")} tasks; the two directions shown keep ${(kept * 100).toFixed(0)} % of the variance.`;
     message.textContent = n ? "" : "No task of this round is left.";
     index = cells();
+    bounds = { left: GRID, top: GRID, right: 1, bottom: 1 };
+    for (let i = 0; i < n; i++) {
+      bounds.left = Math.min(bounds.left, data.x[i]);
+      bounds.right = Math.max(bounds.right, data.x[i], bounds.left + 1);
+      bounds.top = Math.min(bounds.top, data.y[i]);
+      bounds.bottom = Math.max(bounds.bottom, data.y[i], bounds.top + 1);
+    }
     paint();
     fit();
   }
@@ -176,9 +184,10 @@
 
   function whole() {
     const pad = 18 * devicePixelRatio;
-    const scale = Math.min(points.width - 2 * pad, points.height - 2 * pad) / GRID;
-    // The longer side of the points fills the square grid; a wide stage may spread them no further, distances count.
-    return { scale, x: GRID / 2 - points.width / 2 / scale, y: GRID / 2 - points.height / 2 / scale };
+    // One scale for both directions: distances count, so a wide stage may not stretch them.
+    const scale = Math.min((points.width - 2 * pad) / (bounds.right - bounds.left), (points.height - 2 * pad) / (bounds.bottom - bounds.top));
+    const middle = (low, high, size) => (low + high) / 2 - size / 2 / scale;
+    return { scale, x: middle(bounds.left, bounds.right, points.width), y: middle(bounds.top, bounds.bottom, points.height) };
   }
   function fit() { view = whole(); ask(); }
 
