@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coral_backend.dashboard.example import first_known
 from coral_backend.exceptions import NotFoundError, SettingsError
 from coral_backend.settings import PROJECT_OPTIONS, Settings
-from coral_backend.store import Store, browse
+from coral_backend.store import Store
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import Project, Round
 
@@ -64,16 +65,14 @@ def prompt_of(settings: Settings, store: Store, project: Project, current: Round
         prompt = prompt_for(settings.with_options(kept), project, current.demos)
     except SettingsError:
         return None
-    lines = browse.page(store, project.id, None, browse.Filters(), sort="task_id", limit=20).lines
-    readable = next((line.task_id for line in lines if line.problem is None), None)
-    if readable is None:
+    sample = first_known(store, project.id)
+    if sample is None:
         return None
-    [sample] = store.samples(project.id, [readable])
     asked = current.progress.get("annotate") or {}
     name = str(asked.get("annotator") or current.metrics.get("annotator") or "")
     return SentPrompt(
         prompt.messages(sample.text),
-        readable,
+        sample.task_id,
         prompt.version,
         asked.get("prompt_version"),
         not name.startswith(("embedded", "recorded")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from coral_backend import export as exporting
 from coral_backend.dashboard import actions, charts, configuration, projection, safety, words
+from coral_backend.dashboard.example import example, first_known
 from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
 from coral_backend.dashboard.query import NO_LABEL, Asked
@@ -23,7 +24,7 @@ from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, InputError
 from coral_backend.settings import Settings
 from coral_backend.store import Store, browse, option_versions
-from coral_backend.types import Project
+from coral_backend.types import Project, Sample
 
 HERE = Path(__file__).parent
 POINT_TEXT = 400
@@ -298,7 +299,7 @@ def save_configuration(project_id: int) -> AnyResponse | tuple[str, int] | str:
     form = configuration.read(settings, project, request.form)
     errors = dict(form.errors)
     if "preview" in request.form:
-        return _configuration(project, form.values, errors, options=None if errors else form.options)
+        return _preview(project, form)
     who = " ".join(form.values.get("who", "").split())
     if not 0 < len(who) <= 80:
         errors["who"] = "Say who you are, in at most 80 characters: it is kept with the version."
@@ -317,30 +318,41 @@ def save_configuration(project_id: int) -> AnyResponse | tuple[str, int] | str:
 
 
 def _configuration(
-    project: Project, values: Mapping[str, str], errors: Mapping[str, str], *, options: Mapping[str, Any] | None = None
+    project: Project,
+    values: Mapping[str, str],
+    errors: Mapping[str, str],
+    *,
+    preview: Sequence[Mapping[str, str]] | None = None,
+    sample: Sample | None = None,
 ) -> str:
     settings, store = shared().settings, shared().store
-    versions = option_versions.history(store, project.id)
-    current = serving_or(store, project, None)
-    sample = _example(store, project, values.get("task", ""))
-    shown = None
-    if options is not None and sample is not None:
-        demos = current.demos if current is not None else ()
-        shown = configuration.preview(settings, project, options, demos, sample.text)
     return render_template(
-        "dashboard/configuration.html", project=project, groups=configuration.fields(settings, project, values, errors),
-        values=values, errors=errors, versions=versions, preview=shown, sample=sample, tab="configuration",
+        "dashboard/configuration.html",
+        project=project,
+        groups=configuration.fields(settings, project, values, errors),
+        values=values,
+        errors=errors,
+        versions=option_versions.history(store, project.id),
+        preview=preview,
+        sample=sample if sample is not None else first_known(store, project.id),
+        tab="configuration",
         saved=request.args.get("saved", type=int),
-    )  # fmt: skip
+    )
 
 
-def _example(store: Store, project: Project, wanted: str) -> Any:
-    """Return the sample that a preview shows: the one asked for, else the first that can be read."""
-    if wanted.isdigit() and len(wanted) < 10:
-        return next((s for s in store.samples(project.id, [int(wanted)]) if s.problem is None), None)
-    first = browse.page(store, project.id, None, browse.Filters(), sort="task_id", limit=20).lines
-    readable = next((line.task_id for line in first if line.problem is None), None)
-    return next(iter(store.samples(project.id, [readable])), None) if readable is not None else None
+def _preview(project: Project, form: configuration.Form) -> str | tuple[str, int]:
+    settings, store = shared().settings, shared().store
+    errors = dict(form.errors)
+    try:
+        sample = example(settings, store, project, form.values.get("task", ""))
+    except InputError as error:
+        errors["task"] = str(error)
+    if errors:
+        return _configuration(project, form.values, errors), 422
+    serving = serving_or(store, project, None)
+    demos = serving.demos if serving is not None else ()
+    messages = configuration.preview(settings, project, form.options, demos, sample.text)
+    return _configuration(project, form.values, {}, preview=messages, sample=sample)
 
 
 # --- download ---------------------------------------------------------------------------------------------------------

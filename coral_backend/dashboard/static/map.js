@@ -163,9 +163,12 @@
     pen.clearRect(0, 0, over.width, over.height);
     pen.strokeStyle = css("--ink");
     pen.lineWidth = 2 * devicePixelRatio;
+    points.dataset.task = chosen < 0 ? "" : data.ids[chosen];
     if (chosen >= 0) {
+      const x = (data.x[chosen] - view.x) * view.scale, y = (data.y[chosen] - view.y) * view.scale;
+      points.dataset.at = `${x / devicePixelRatio},${y / devicePixelRatio}`;
       pen.beginPath();
-      pen.arc((data.x[chosen] - view.x) * view.scale, (data.y[chosen] - view.y) * view.scale, radius() + 4 * devicePixelRatio, 0, 7);
+      pen.arc(x, y, radius() + 4 * devicePixelRatio, 0, 7);
       pen.stroke();
     }
     if (lasso && lasso.length > 1) {
