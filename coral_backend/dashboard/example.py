@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import CoralError, InputError
@@ -46,14 +47,16 @@ def example(settings: Settings, store: Store, project: Project, wanted: str) -> 
 
 
 def _first_of_label_studio(settings: Settings, project: Project) -> Sample:
-    tasks = _of_label_studio(settings, project, "api/tasks/", project=project.id, page_size=LOOKED_AT)
+    tasks = _of_label_studio(settings, project, "api/tasks/", {"project": project.id, "page_size": LOOKED_AT})
     readable = [sample for sample in tasks if sample.problem is None]
     if not readable:
         raise InputError("The project has no task with a readable text yet. Import some into Label Studio.")
     return readable[0]
 
 
-def _of_label_studio(settings: Settings, project: Project, path: str, **params: Any) -> list[Sample]:
+def _of_label_studio(
+    settings: Settings, project: Project, path: str, params: Mapping[str, Any] | None = None
+) -> list[Sample]:
     from coral_backend.labelstudio.client import LabelStudioClient  # Label Studio's SDK takes a second to import
 
     if not settings.label_studio_url or settings.label_studio_api_key is None:
@@ -61,7 +64,7 @@ def _of_label_studio(settings: Settings, project: Project, path: str, **params: 
     key = settings.label_studio_api_key.get_secret_value()
     try:
         with LabelStudioClient(settings.label_studio_url, key) as client:
-            answer = client.request("GET", path, params=params or None, timeout=PATIENCE_SECONDS)
+            answer = client.request("GET", path, params=params, timeout=PATIENCE_SECONDS)
     except CoralError as error:
         raise InputError(f"The task could not be read from Label Studio: {error}") from error
     tasks = answer.get("tasks", [answer]) if isinstance(answer, dict) else answer
