@@ -35,7 +35,7 @@ from tests.scripted_openai import Call, Reply, ScriptedOpenAI, label
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-ROWS = 90
+ROWS = 60
 WORDS = "You sort the mail of a shop, and you never guess."
 
 
@@ -294,7 +294,8 @@ def test_6_the_retrained_version_is_pre_filled(scene: Scene, corrected: dict[str
     studio.wait_for_selector("[data-testid=bottombar-submit-button]", timeout=60_000)
     assert studio.locator(f".lsf-choice__checkbox input[name={verdict.prediction_label}]").is_checked()
     versions = studio.locator(".lsf-annotation-button__name").all_inner_texts()
-    assert any(str(newest.model_version) in name for name in versions), versions
+    # Label Studio shows "coral-r1...ff3144": the name is the round's, the end its digest.
+    assert any(name.endswith(str(newest.model_version)[-6:]) for name in versions), versions
     studio.close()
     page.goto(scene.url("/quality"))
     expect(page.locator(".chart canvas")).to_have_count(3)

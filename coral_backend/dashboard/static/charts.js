@@ -28,7 +28,7 @@
       // The highest stack is drawn first; the lower ones lie before it.
       const stacks = chart.bars.map((bar, k) => ({ bar, k })).reverse();
       const series = stacks.map(({ bar, k }) => ({
-        label: bar.label, fill: css(`--${bar.label}`), stroke: css(`--${bar.label}`), width: 0, points: { show: false },
+        label: bar.label, fill: css(`--${bar.label}-dot`), stroke: css(`--${bar.label}-dot`), width: 0, points: { show: false },
         paths: (u, s, from, to) => stacked(u, s, from, to, width),
         value: (u, v, s, i) => (i == null || !bin.has(x[i]) ? "–" : bar.values[bin.get(x[i])]),
       }));
@@ -36,7 +36,7 @@
       const lines = curves.map((curve, i) => {
         const y = new Map(curve.x.map((v, j) => [v, curve.y[j]]));
         rows.push(x.map((v) => (y.has(v) ? y.get(v) : undefined)));
-        return { label: curve.label, stroke: css("--ink"), width: 2, dash: i ? [6, 4] : undefined, points: { show: false }, spanGaps: true, value: (u, v) => (v == null ? "–" : v.toFixed(1)) };
+        return { label: curve.label, stroke: css("--ink"), width: 2, dash: i ? [6, 4] : undefined, points: { show: false }, spanGaps: true, value: (u, v, s, k) => (k == null ? "–" : height(curve, x[k]).toFixed(1)) };
       });
       const top = Math.max(...middles.map((_, i) => at(i, chart.bars.length - 1)));
       // The curves may rise far over the bars (a narrow heap at zero): the bars decide the scale.
@@ -67,6 +67,8 @@
       draw(place, { scales, axes: axes(chart, whole), series: [{ label: chart.x_title }, ...series] }, [chart.x, ...chart.lines.map((line) => line.values)]);
     },
   };
+
+  const height = (curve, at) => curve.y[Math.min(curve.y.length - 1, Math.max(0, Math.round((at - curve.x[0]) / (curve.x[1] - curve.x[0]))))];
 
   function nearest(x, bin, i) {
     for (let step = 1; step < x.length; step++) {

@@ -74,7 +74,7 @@
   function paint() {
     const unknown = rgb("#7d7d86");
     const of = {
-      flag: (i) => rgb(css(`--${FLAGS[data.flag[i]]}`)),
+      flag: (i) => rgb(css(`--${FLAGS[data.flag[i]]}-dot`)),
       label: (i) => (data.label[i] === 255 ? unknown : rgb(PALETTE[data.label[i] % PALETTE.length])),
       confidence: (i) => (data.confidence[i] === 255 ? unknown : scaleColour(data.confidence[i] / 200)),
     }[colour.value];
@@ -94,7 +94,7 @@
   function legend(count) {
     const signs = ["✓", "!", "≠"];
     const rows = {
-      flag: () => FLAGS.map((name, i) => [css(`--${name}`), `${signs[i]} ${name}`, count.get(i) || 0]),
+      flag: () => FLAGS.map((name, i) => [css(`--${name}-dot`), `${signs[i]} ${name}`, count.get(i) || 0]),
       label: () => [...labels.map((name, i) => [PALETTE[i % PALETTE.length], name, count.get(i) || 0]), ...(count.get(255) ? [["#7d7d86", "no verdict", count.get(255)]] : [])],
       confidence: () => [0, 0.25, 0.5, 0.75, 1].map((share) => [`rgb(${scaleColour(share)})`, share.toFixed(2), null]),
     }[colour.value]();
