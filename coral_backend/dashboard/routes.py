@@ -125,6 +125,12 @@ def press(project_id: int) -> AnyResponse | tuple[str, int]:
     return redirect(url_for("dashboard.overview", project_id=project_id, said=said), 303)
 
 
+@pages.get("/projects/<int:project_id>/rounds")
+def rounds(project_id: int) -> AnyResponse:
+    """Lead back to the project: the address of an answer to a button, loaded again."""
+    return redirect(url_for("dashboard.overview", project_id=project_id), 302)
+
+
 @pages.get("/projects/<int:project_id>/progress.json")
 def progress(project_id: int) -> Response:
     """Say how far along the newest round is."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import and_, bindparam, case, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, case, func, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from coral_backend.exceptions import NotFoundError
@@ -176,6 +176,14 @@ def _by_a_person(project_id: Any, task_id: Any) -> ColumnElement[bool]:
     return and_(people.c.project_id == project_id, people.c.annotation_id == first)
 
 
+def _said_by_people(connection: Connection, project_id: int) -> dict[int, str]:
+    """Return the label of each task that a person labelled and that still exists."""
+    s, p = t.samples.c, people.c
+    known = people.join(t.samples, and_(s.project_id == p.project_id, s.task_id == p.task_id))
+    query = select(p.task_id, p.label).select_from(known).where(p.project_id == project_id, s.retired.is_(False))
+    return {row[0]: row[1] for row in connection.execute(query.where(_by_a_person(p.project_id, p.task_id)))}
+
+
 def _newest_answer() -> Any:
     """Return the annotator's newest label of the sample in the outer query."""
     c, s = t.llm_labels.c, t.samples.c
@@ -185,7 +193,10 @@ def _newest_answer() -> Any:
 
 
 class _Columns:
-    """The columns of a line in SQL, over samples, the verdicts of one round, and the labels of people."""
+    """The columns of a line in SQL, over samples, the verdicts of one round, and the labels of people.
+
+    ``judged`` has the same without people: whoever reads every line asks for their few labels by themselves.
+    """
 
     def __init__(self, project_id: int, round_id: int | None) -> None:
         s, v = t.samples.c, t.verdicts.c
@@ -196,13 +207,14 @@ class _Columns:
             v.round_id == (round_id or 0),
             v.content_hash == s.content_hash,
         )
+        self.judged = t.samples.join(t.verdicts, about)
         self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(people, _by_a_person(s.project_id, s.task_id))
         self.here = and_(s.project_id == project_id, s.retired.is_(False))
         self.llm = case((v.task_id.is_not(None), v.llm_label), else_=_newest_answer())
         self.human = people.c.label
         # As the export has it: a label that its person took back since the round falls to the machine's.
-        machine = case((v.source == "human", func.coalesce(v.slm_label, v.llm_label)), else_=v.label)
-        self.label = func.coalesce(people.c.label, case((v.task_id.is_not(None), machine), else_=self.llm))
+        self.machine = case((v.source == "human", func.coalesce(v.slm_label, v.llm_label)), else_=v.label)
+        self.label = func.coalesce(people.c.label, case((v.task_id.is_not(None), self.machine), else_=self.llm))
         said_by = case(
             (v.source.in_(("llm", "slm")), v.source),
             (v.slm_label == v.llm_label, "llm"),
@@ -340,17 +352,17 @@ def counts(store: Store, project_id: int, round_id: int | None) -> Counts:
     flags = select(v.flag, func.count()).select_from(
         t.verdicts.join(t.samples, and_(s.project_id == v.project_id, s.task_id == v.task_id))
     )
-    flags = flags.where(v.project_id == project_id, v.round_id == round_id, s.retired.is_(False)).group_by(v.flag)
+    flags = flags.where(v.project_id == project_id, v.round_id == (round_id or 0), s.retired.is_(False)).group_by(
+        v.flag
+    )
     with store.reading() as connection:
         tasks, unreadable, waiting = connection.execute(select(*sums).where(here)).one()
         asked, labelled = connection.execute(
             select(func.count(), func.count(a.label)).select_from(t.samples.join(t.llm_labels, fits)).where(here)
         ).one()
-        human = connection.scalar(
-            select(func.count()).select_from(t.samples.join(people, _by_a_person(s.project_id, s.task_id))).where(here)
-        )
+        human = len(_said_by_people(connection, project_id))
         found: dict[str, int] = {row[0]: row[1] for row in connection.execute(flags)}
-    return Counts(tasks, unreadable, labelled, asked - labelled, human or 0, waiting or 0, found)
+    return Counts(tasks, unreadable, labelled, asked - labelled, human, waiting or 0, found)
 
 
 def agreement(store: Store, project_id: int) -> dict[int, Agreement]:
@@ -358,13 +370,16 @@ def agreement(store: Store, project_id: int) -> dict[int, Agreement]:
 
     People look at doubtful tasks first, so both shares are below those over all tasks.
     """
-    v, s = t.verdicts.c, t.samples.c
-    both = t.samples.join(people, _by_a_person(s.project_id, s.task_id)).join(
-        t.verdicts, and_(v.project_id == s.project_id, v.task_id == s.task_id)
+    v, s, r, p = t.verdicts.c, t.samples.c, t.rounds.c, people.c
+    # From the rounds and the few labels of people to one verdict each, never over all verdicts.
+    both = (
+        t.rounds.join(people, and_(p.project_id == r.project_id, _by_a_person(p.project_id, p.task_id)))
+        .join(t.verdicts, and_(v.project_id == r.project_id, v.round_id == r.id, v.task_id == p.task_id))
+        .join(t.samples, and_(s.project_id == r.project_id, s.task_id == p.task_id))
     )
     hits = [func.sum(case((said == people.c.label, 1), else_=0)) for said in (v.llm_label, v.slm_label)]
     query = select(v.round_id, func.count(), *hits).select_from(both)
-    query = query.where(v.project_id == project_id, s.retired.is_(False)).group_by(v.round_id)
+    query = query.where(r.project_id == project_id, s.retired.is_(False)).group_by(v.round_id)
     with store.reading() as connection:
         return {row[0]: Agreement(row[1], row[2], row[3]) for row in connection.execute(query)}
 
@@ -403,17 +418,18 @@ class Scores:
 def scores(store: Store, project_id: int, round_id: int) -> Scores:
     """Return losses (nats), confidences in [0, 1], flags and labels of a round: one reading for all charts."""
     columns, v = _Columns(project_id, round_id), t.verdicts.c
-    query = select(v.loss, v.slm_score, v.flag, v.llm_label, v.slm_label, columns.human).select_from(columns.source)
+    query = select(v.loss, v.slm_score, v.flag, v.llm_label, v.slm_label, v.task_id).select_from(columns.judged)
     with store.reading() as connection:
-        rows = connection.execute(query.where(columns.here, v.task_id.is_not(None))).all()
-    loss, confidence, flag, llm, slm, human = zip(*rows, strict=True) if rows else ((), (), (), (), (), ())
+        said = _said_by_people(connection, project_id)
+        rows = connection.execute(query.where(columns.here)).all()
+    loss, confidence, flag, llm, slm, ids = zip(*rows, strict=True) if rows else ((), (), (), (), (), ())
     return Scores(
         np.array(loss, dtype=float),
         np.array(confidence, dtype=float),
         np.array([FLAGS.index(name) for name in flag], dtype=np.int64),
         llm,
         slm,
-        human,
+        [said.get(task_id) for task_id in ids],
     )
 
 
@@ -430,9 +446,9 @@ class Point:
 
 def points(store: Store, project_id: int, round_id: int) -> list[Point]:
     """Return what colours the points of a round, the most doubtful first."""
-    columns = _Columns(project_id, round_id)
-    v = t.verdicts.c
-    wanted = (v.task_id, columns.label, v.flag, v.slm_score, columns.human.is_not(None))
-    query = select(*wanted).select_from(columns.source).where(columns.here, v.task_id.is_not(None))
+    columns, v = _Columns(project_id, round_id), t.verdicts.c
+    query = select(v.task_id, columns.machine, v.flag, v.slm_score).select_from(columns.judged).where(columns.here)
     with store.reading() as connection:
-        return [Point(*tuple(row)) for row in connection.execute(query.order_by(v.rank, v.task_id))]
+        said = _said_by_people(connection, project_id)
+        rows = connection.execute(query.order_by(v.rank, v.task_id)).all()
+    return [Point(i, said.get(i, label), flag, confidence, i in said) for i, label, flag, confidence in rows]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from coral_backend.exceptions import ConflictError
 from coral_backend.store import tables as t
@@ -18,6 +19,8 @@ __all__ = ["OptionVersion", "history", "is_superseded", "put"]
 
 BEFORE = "before the dashboard"
 """Who chose options that were set by ``coral connect`` or in Label Studio, as far as we know."""
+
+AT_ONCE = "Somebody else saved the configuration at the same moment. Nothing was saved; load the page again."
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,11 @@ def put(
             select(func.max(t.option_versions.c.number)).where(t.option_versions.c.project_id == project_id)
         )
         if (written or 0) != newest:
-            raise ConflictError("Somebody else saved the configuration at the same moment. Load the page again.")
-        connection.execute(insert(t.option_versions), values)
+            raise ConflictError(AT_ONCE)
+        try:
+            connection.execute(insert(t.option_versions), values)
+        except IntegrityError:  # PostgreSQL: another transaction was quicker by a moment
+            raise ConflictError(AT_ONCE) from None
         row = update(t.projects).where(t.projects.c.id == project_id)
         connection.execute(row.values(options=dict(options)))
     return history(store, project_id)[0]

@@ -145,6 +145,8 @@ def test_two_people_press_next_round_and_one_round_begins(client: FlaskClient, s
     first, second = press(client, "next"), press(client, "next")
     assert (first.status_code, second.status_code) == (303, 409)
     assert "already has round 2" in second.text
+    again = client.get(f"{PROJECT}/rounds", headers=basic())
+    assert (again.status_code, again.location) == (302, PROJECT), "loading the answer anew presses nothing"
     assert [r.name for r in store.rounds(1)] == ["2", "1.1", "1"]
 
 
@@ -403,10 +405,10 @@ def test_agreement_is_with_people_as_they_stand_now(client: FlaskClient, store: 
 def test_the_download_is_the_export(client: FlaskClient) -> None:
     with get(client, "/download", format="csv") as answer:
         assert "attachment" in answer.headers["Content-Disposition"]
-        lines = list(csv.DictReader(io.StringIO(answer.text)))
+        lines = list(csv.DictReader(io.StringIO(answer.get_data(as_text=True))))
     assert len(lines) == TASKS
     with get(client, "/download", format="csv", clean_only=1) as answer:
-        clean = list(csv.DictReader(io.StringIO(answer.text)))
+        clean = list(csv.DictReader(io.StringIO(answer.get_data(as_text=True))))
     assert {line["flag"] for line in clean if not line["human_label"]} == {"clean"}
 
 

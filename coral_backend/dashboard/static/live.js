@@ -52,7 +52,7 @@
       const plain = (mark) => mark.replace("-pending", "-running");
       if (plain(found.mark) !== plain(card.dataset.mark)) {
         // Not under somebody's hands: an open "Cancel…" stays.
-        if (!card.querySelector("details[open]")) return location.replace(location.pathname);
+        if (!card.querySelector("details[open]")) return location.replace(card.dataset.page);
       } else if (found.stages) show(found);
     } catch (error) {
       if (hint) hint.textContent = "CORAL does not answer; trying again.";
