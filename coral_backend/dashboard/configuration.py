@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 from coral_backend.backend import ANNOTATORS
 from coral_backend.exceptions import SettingsError
@@ -21,7 +21,20 @@ from strategies import tasks
 __all__ = ["Field", "Form", "fields", "preview", "read", "values_of"]
 
 GROUPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("Task", ("task_strategy", "annotator", "llm_model", "recorded_key", "annotation", "budget", "budget_usd")),
+    (
+        "Task",
+        (
+            "task_strategy",
+            "annotator",
+            "llm_model",
+            "llm_models",
+            "annotation",
+            "votes",
+            "recorded_key",
+            "budget",
+            "batch",
+        ),
+    ),
     ("Demonstrations", ("first_demonstration", "demonstration", "n_demos")),
     ("Small model", ("slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length")),
     ("Review", ("review_share",)),
@@ -31,6 +44,9 @@ LABELS: Final[Mapping[str, str]] = {
     "task_strategy": "Task strategy",
     "annotator": "Annotator",
     "llm_model": "LLM",
+    "llm_models": "Several LLMs",
+    "annotation": "How answers become a label",
+    "budget": "Most that a round may cost (USD)",
     "recorded_key": "Key of labels that exist already",
     "first_demonstration": "Demonstrations of round 1",
     "demonstration": "Demonstrations of later rounds",
@@ -151,7 +167,8 @@ def _field(
 ) -> Field:
     info = Settings.model_fields[name]
     choices = _choices(settings, project, name)
-    number = info.annotation in (int, float)
+    kinds = _kinds(name)
+    number = bool(kinds & {int, float})
     low, high = (
         next((float(getattr(m, key)) for m in info.metadata for key in keys if hasattr(m, key)), None)
         for keys in (("ge", "gt"), ("le", "lt"))
@@ -167,7 +184,7 @@ def _field(
         choices=choices,
         low=low,
         high=high,
-        whole=info.annotation is int,
+        whole=int in kinds,
         error=errors.get(name),
     )
 
@@ -201,9 +218,18 @@ def _choices(settings: Settings, project: Project, name: str) -> Sequence[str]:
         "slm_model": ("embedded",),
     }
     if name not in known:
-        return ("true", "false") if Settings.model_fields[name].annotation is bool else ()
+        listed = get_args(Settings.model_fields[name].annotation) if _kinds(name) == {Literal} else ()
+        return ("true", "false") if bool in _kinds(name) else listed
     trusted = (getattr(settings, name), project.options.get(name))
     return list(dict.fromkeys([*known[name], *(str(value) for value in trusted if value)]))
+
+
+def _kinds(name: str) -> set[Any]:
+    """Return the types that a setting may have, without None; ``Literal`` for one of a few words."""
+    annotation = Settings.model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        return {Literal}
+    return (set(get_args(annotation)) or {annotation}) - {type(None)}
 
 
 def read(settings: Settings, project: Project, sent: Mapping[str, str]) -> Form:

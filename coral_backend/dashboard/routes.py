@@ -30,6 +30,9 @@ HERE = Path(__file__).parent
 POINT_TEXT = 400
 """Characters of a text that the map shows beside a point."""
 
+FILE_ENDINGS: Mapping[str, str] = {"hf": "zip"}
+"""Of formats whose file ends otherwise than they are called: a folder travels as one file."""
+
 pages = Blueprint("dashboard", __name__, url_prefix="/dashboard", template_folder="templates", static_folder="static")
 
 
@@ -372,7 +375,8 @@ def download(project_id: int) -> Response:
         raise InputError(f"The format is {wanted[:40]!r}. Allowed: {', '.join(exporting.FORMATS)}.")
     store = shared().store
     project = store.project(project_id)
-    name = f"coral-project-{project_id}-{project.model_version}.{wanted}"
+    ending = FILE_ENDINGS.get(wanted, wanted)
+    name = f"coral-project-{project_id}-{project.model_version}.{ending}"
     with tempfile.TemporaryDirectory(prefix="coral-download-") as folder:
         path = Path(folder) / name
         exporting.export(store, project_id, path, wanted, clean_only=request.args.get("clean_only") == "1")
