@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from flask.testing import FlaskClient
@@ -16,11 +18,14 @@ from coral_backend.backend import connect_project
 from coral_backend.dashboard import configuration
 from coral_backend.dashboard.configuration import DEMONSTRATION_NAMES
 from coral_backend.exceptions import ConflictError, SettingsError
+from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Store, option_versions
 from coral_backend.task_prompt import prompt_for
-from coral_backend.types import Sample
+from coral_backend.types import RoundStatus, Sample
 from strategies.demonstration import DEMONSTRATIONS
+from tests.stand_ins import FakeLabelStudio, quick_distil
 from tests.web_parts import CONFIG, basic, settings_in, store_in
 
 URL = "/dashboard/projects/1/configuration"
@@ -171,3 +176,33 @@ def test_the_names_of_demonstrations_are_those_registered() -> None:
 def test_meanings_must_be_an_object_of_texts(settings: Settings, value: str) -> None:
     with pytest.raises(SettingsError):
         settings.with_options({"label_definitions": value})
+
+
+def test_a_change_is_for_the_next_round_or_for_one_that_is_resumed(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coral_backend.slm.engine.distil", quick_distil)
+    studio = FakeLabelStudio({i: {"text": text, "said": text} for i, text in enumerate(("good", "bad", "good"), 1)})
+    option_versions.put(store, 1, {"annotator": "recorded", "recorded_key": "said", "epochs": 2}, who="Ada")
+    runner = RoundRunner(store, settings, lambda: cast("LabelStudioClient", studio))
+    begun = store.create_round(1, settings.with_options(store.project(1).options).public())
+    runner.advance(begun.id)
+    option_versions.put(store, 1, {**store.project(1).options, "epochs": 9}, who="Ada")
+    runner.advance(begun.id)
+    assert store.round(begun.id).settings["epochs"] == 2, "it keeps what it began with"
+    store.set_round_status(begun.id, RoundStatus.PAUSED)
+    store.set_round_status(begun.id, RoundStatus.PENDING)
+    runner.advance(begun.id)
+    assert store.round(begun.id).settings["epochs"] == 9, "whoever resumes it may have mended something"
+
+
+def test_a_database_of_an_older_version_gets_the_table(settings: Settings, store: Store) -> None:
+    store.close()
+    with sqlite3.connect(settings.model_dir / "coral.sqlite3") as old:
+        old.execute("DROP TABLE option_versions")
+        old.execute("DELETE FROM migrations WHERE name = 'm006_dashboard'")
+    old.close()
+    upgraded = Store(settings.store_url)
+    assert option_versions.history(upgraded, 1) == []
+    assert option_versions.put(upgraded, 1, {"epochs": 3}, who="Ada").number == 2
+    upgraded.close()
