@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from coral_backend.store import browse
+from coral_backend.store import browse, figures
 from coral_backend.types import Floats
 
 __all__ = ["Matrix", "confidence_histogram", "history_chart", "loss_histogram", "matrix", "reliability"]
@@ -23,7 +23,7 @@ TRUSTED = 5
 JUDGED = ("clean", "noisy", "inconsistent")
 
 
-def loss_histogram(scores: browse.Scores, gmm: Mapping[str, Any]) -> Chart | None:
+def loss_histogram(scores: figures.Scores, gmm: Mapping[str, Any]) -> Chart | None:
     """Return the losses by flag with the two Gaussians over them, scaled to counts; None without losses."""
     known = np.isfinite(scores.loss)
     if not known.any():
@@ -59,7 +59,7 @@ def _gaussians(gmm: Mapping[str, Any], edges: Floats, n: int) -> list[Chart]:
     return curves
 
 
-def confidence_histogram(scores: browse.Scores) -> Chart | None:
+def confidence_histogram(scores: figures.Scores) -> Chart | None:
     """Return the SLM's out-of-sample confidences by flag."""
     known = np.isfinite(scores.confidence)
     if not known.any():
@@ -69,7 +69,7 @@ def confidence_histogram(scores: browse.Scores) -> Chart | None:
     return {**chart, "x_title": "confidence of the SLM in its label", "y_title": "tasks"}
 
 
-def reliability(scores: browse.Scores) -> Chart | None:
+def reliability(scores: figures.Scores) -> Chart | None:
     """Return how often the SLM is right at each confidence, where people labelled; None where nobody did.
 
     ``error`` is the expected calibration error: the mean gap between confidence and share right, weighted by tasks.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coral_backend.settings import Settings
-from coral_backend.store import Store, browse
+from coral_backend.store import Store, figures
 from coral_backend.types import Project, Round
 
 __all__ = ["Overview", "Row", "overview_of"]
@@ -46,7 +46,7 @@ class Overview:
         Tasks that people plan to look at (``review_share``); labelled by people so far.
     """
 
-    counts: browse.Counts
+    counts: figures.Counts
     rows: Sequence[Row]
     serving: Round | None
     new_changes: int
@@ -59,7 +59,7 @@ class Overview:
 def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
     """Return how `project` stands."""
     rounds, usage = store.rounds(project.id), store.llm_usage(project.id)
-    counts, agreed = browse.counts(store, project.id, project.active_round), browse.agreement(store, project.id)
+    counts, agreed = figures.counts(store, project.id, project.active_round), figures.agreement(store, project.id)
     serving = next((one for one in rounds if one.id == project.active_round), None)
     learned = max((one.through_change for one in rounds), default=0)
     share = settings.with_options(project.options).review_share
@@ -75,7 +75,7 @@ def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
     )
 
 
-def _row(one: Round, agreed: browse.Agreement | None, usage: Mapping[str, Any]) -> Row:
+def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any]) -> Row:
     spent = usage if one.revision == 0 else {}
     cost = one.metrics.get("cost")
     return Row(

@@ -57,11 +57,26 @@ def stages(current: Round) -> list[dict[str, Any]]:
         seconds = current.metrics.get("seconds", {}).get(str(stage))
         found.append(
             {
-                "name": str(stage), "title": STAGES[str(stage)], "state": state, "done": min(done, total), "total": total,
-                "detail": _detail(shown), "seconds": seconds,
+                "name": str(stage),
+                "title": STAGES[str(stage)],
+                "state": state,
+                "done": min(done, total),
+                "total": total,
+                "count": _count(stage, state, done, total),
+                "detail": _detail(shown),
+                "seconds": seconds,
             }
-        )  # fmt: skip
+        )
     return found
+
+
+def _count(stage: Stage, state: str, done: int, total: int) -> str:
+    if state == "over":
+        return "done"
+    if not total:
+        return ""
+    # The training counts texts that it passes, many times over: only the share says something.
+    return f"{done / total:.0%}" if stage is Stage.DISTIL else f"{min(done, total):,} / {total:,}"
 
 
 def _detail(shown: dict[str, Any]) -> str:

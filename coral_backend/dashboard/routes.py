@@ -23,7 +23,7 @@ from coral_backend.dashboard.rounds import prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, InputError
 from coral_backend.settings import Settings
-from coral_backend.store import Store, browse, option_versions
+from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Sample
 
 HERE = Path(__file__).parent
@@ -79,7 +79,7 @@ def projects() -> str:
     """List the projects."""
     store = shared().store
     rows = [
-        (project, browse.counts(store, project.id, project.active_round), store.active_round(project.id))
+        (project, figures.counts(store, project.id, project.active_round), store.active_round(project.id))
         for project in store.projects()
     ]
     return render_template("dashboard/projects.html", rows=rows)
@@ -240,7 +240,7 @@ def map_points(project_id: int) -> Response:
             "machine are seen when both share MODEL_DIR."
         )
     place = {task_id: i for i, task_id in enumerate(found.task_ids.tolist())}
-    points = [p for p in browse.points(store, project_id, current.id) if p.task_id in place]
+    points = [p for p in figures.points(store, project_id, current.id) if p.task_id in place]
     rows = np.array([place[p.task_id] for p in points], dtype=np.int64)
     label, names = project.label_space.index, browse.FLAGS
     parts = (
@@ -266,7 +266,7 @@ def quality(project_id: int) -> str:
     current = serving_or(store, project, request.args.get("round"))
     view: dict[str, Any] = {"rounds": _judged_rounds(store, project), "agreement": _agreement(store, project)}
     if current is not None:
-        scores = browse.scores(store, project_id, current.id)
+        scores = figures.scores(store, project_id, current.id)
         labels = project.label_space.labels
         pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human"))
         view |= {
@@ -278,9 +278,9 @@ def quality(project_id: int) -> str:
     return render_template("dashboard/quality.html", project=project, round=current, view=view, tab="quality")
 
 
-def _agreement(store: Store, project: Project) -> list[tuple[Any, browse.Agreement]]:
+def _agreement(store: Store, project: Project) -> list[tuple[Any, figures.Agreement]]:
     """Return the rounds with the shares that people agree with, the oldest first."""
-    found = browse.agreement(store, project.id)
+    found = figures.agreement(store, project.id)
     return [(done, found[done.id]) for done in reversed(store.rounds(project.id)) if done.id in found]
 
 

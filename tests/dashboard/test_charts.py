@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coral_backend.dashboard import charts
-from coral_backend.store.browse import Scores
+from coral_backend.store.figures import Scores
 
 
 def scores(loss: list[float], confidence: list[float], flag: list[int], human: list[str | None]) -> Scores:

@@ -20,7 +20,7 @@ from benchmarks.dashboard import HOSTILE, fill
 from coral_backend.app import create_app
 from coral_backend.dashboard import safety
 from coral_backend.settings import Settings
-from coral_backend.store import Store, browse
+from coral_backend.store import Store, figures
 from coral_backend.types import HumanLabel, RoundStatus, Sample
 from tests.web_parts import basic, settings_in
 
@@ -203,6 +203,7 @@ def test_progress_tells_stages_and_silence(client: FlaskClient, store: Store) ->
     assert [stage["state"] for stage in told["stages"]] == ["over", "now", "later", "later", "later"]
     assert (stages["annotate"]["done"], stages["annotate"]["total"]) == (30, 120)
     assert stages["annotate"]["detail"] == "openai:x"
+    assert (stages["sync"]["count"], stages["annotate"]["count"]) == ("done", "30 / 120")
     assert told["silent"] is None
     from coral_backend.dashboard.progress import live
 
@@ -218,6 +219,7 @@ def test_the_loss_of_an_epoch_is_told(store: Store) -> None:
     now = {"distil": {"done": 5, "total": 10, "epoch": 2, "loss": 0.41234, "stage": "training"}}
     current = replace(store.rounds(1)[0], status=RoundStatus.RUNNING, stage=Stage.DISTIL, progress=now)
     assert stages(current)[2]["detail"] == "training, epoch 2, loss 0.412"
+    assert stages(current)[2]["count"] == "50%", "the training counts texts that it passes, not tasks"
 
 
 # --- samples -----------------------------------------------------------------------------------------------------------
@@ -389,13 +391,13 @@ def test_no_project_says_how_to_connect_one(tmp_path: Path) -> None:
 
 
 def test_agreement_is_with_people_as_they_stand_now(client: FlaskClient, store: Store) -> None:
-    [before] = {found.n for found in browse.agreement(store, 1).values()}
+    [before] = {found.n for found in figures.agreement(store, 1).values()}
     unseen = next(i for i in range(1, TASKS + 1) if i not in store.human_labels(1))
     verdict = store.verdicts(1, store.rounds(1)[0].id, [unseen])[0]
     store.put_annotations(1, [HumanLabel(5000, unseen, verdict.slm_label, 1, "2026-11-21T11:00:00Z")])
-    assert {found.n for found in browse.agreement(store, 1).values()} == {before + 1}
+    assert {found.n for found in figures.agreement(store, 1).values()} == {before + 1}
     store.retire_annotations(1, [5000])
-    assert {found.n for found in browse.agreement(store, 1).values()} == {before}
+    assert {found.n for found in figures.agreement(store, 1).values()} == {before}
     assert 'data-kind="reliability"' in get(client, "/quality").text
 
 

@@ -12,7 +12,7 @@ import pytest
 from coral_backend import export
 from coral_backend.exceptions import NotFoundError
 from coral_backend.status import status_of
-from coral_backend.store import Store, browse
+from coral_backend.store import Store, browse, figures
 from coral_backend.store.browse import Filters
 from coral_backend.types import HumanLabel, Sample
 from tests.filled_store import LONG_AGO, PROJECT, fill, put_sample, settings_in
@@ -61,11 +61,11 @@ def test_a_line_says_what_the_export_says(store: Store) -> None:
 
 def test_counts_and_agreement_are_those_of_status(store: Store) -> None:
     known = status_of(store, PROJECT)
-    counts = browse.counts(store, PROJECT, store.project(PROJECT).active_round)
+    counts = figures.counts(store, PROJECT, store.project(PROJECT).active_round)
     assert (counts.tasks, counts.unreadable, counts.human) == (known.tasks, known.unreadable, known.human_labels)
     assert (counts.annotated, counts.abstained, counts.waiting) == (known.annotated, known.abstained, known.waiting)
     assert {name: counts.flags.get(name, 0) for name in known.flags} == dict(known.flags)
-    found = browse.agreement(store, PROJECT)
+    found = figures.agreement(store, PROJECT)
     for line, one in zip(known.rounds, reversed(store.rounds(PROJECT)), strict=True):
         if line.compared:
             assert found[one.id].n == line.compared
@@ -111,11 +111,11 @@ def test_the_charts_and_the_map_read_the_same_as_the_lines(store: Store) -> None
     current = store.project(PROJECT).active_round
     assert current is not None
     judged = [line for line in lines(store) if line.flag is not None]
-    points = browse.points(store, PROJECT, current)
+    points = figures.points(store, PROJECT, current)
     assert {(p.task_id, p.label, p.flag, p.confidence, p.human) for p in points} == {
         (line.task_id, line.label, line.flag, line.confidence, line.human_label is not None) for line in judged
     }
-    scores = browse.scores(store, PROJECT, current)
+    scores = figures.scores(store, PROJECT, current)
     wanted = Counter((line.slm_label, line.human_label) for line in judged if line.slm_label and line.human_label)
     assert scores.pairs("slm", "human") == wanted
     assert sorted(scores.right.tolist()) == [-1, -1, -1, 0, 1]

@@ -30,8 +30,7 @@
       const bar = row.querySelector("progress");
       bar.max = stage.total || 1;
       bar.value = stage.done;
-      const count = stage.total ? `${stage.done.toLocaleString("en")} / ${stage.total.toLocaleString("en")}` : "";
-      row.querySelector(".count").textContent = stage.state === "over" ? "done" : count;
+      row.querySelector(".count").textContent = stage.count;
       row.querySelector(".detail").textContent = stage.detail;
       if (stage.state === "now" && found.status === "running") words = left(stage, Date.now());
     }
