@@ -24,10 +24,12 @@ from torch import nn
 
 from benchmarks.dataset import Task
 from benchmarks.figures import Outcome
+from coral_backend.slm.corpus import WIDTH
 from coral_backend.slm.encoder import Encoder, Halves
-from coral_backend.slm.engine import WIDTH, Model, SLMConfig, distil, frozen_layers
+from coral_backend.slm.engine import Model, SLMConfig, distil
 from coral_backend.slm.network import Inputs, TextNetwork, score
 from coral_backend.slm.training import batches, make_folds
+from coral_backend.slm.views import frozen_layers
 from coral_backend.types import UNLABELED, Floats, Ints, Progress
 from strategies.demonstration.distilled_selection import distilled_selection
 from strategies.review.flags import CLEAN

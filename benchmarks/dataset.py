@@ -20,6 +20,7 @@ import numpy as np
 from coral_backend.exceptions import InputError
 from coral_backend.slm.engine import Corpus
 from coral_backend.types import UNLABELED, Floats, Ints
+from strategies.distillation.label_names import label_sentences
 
 COLUMNS = ("id", "text", "gold", "llm_label", "llm_name", "split")
 """What a file must have; more is allowed."""
@@ -96,7 +97,7 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     InputError
         If the file cannot be read, lacks a column, or holds nothing that an LLM has classified.
     """
-    records = _records(path)
+    records = records_of(path)
     asked = [r for r in records if r["split"] == "train" and r["llm_name"]]
     test = [r for r in records if r["split"] == "test" and r["gold"]]
     _check(path, asked)
@@ -107,7 +108,9 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     nobody = np.full(len(asked), UNLABELED, dtype=np.int64)
     task = Task(
         name=dataset_name(path),
-        corpus=Corpus([r["text"] for r in asked], llm_labels, nobody, len(labels)),
+        corpus=Corpus(
+            [r["text"] for r in asked], llm_labels, nobody, len(labels), [label_sentences(label) for label in labels]
+        ),
         llm_confidence=_confidence(asked),
         test_texts=[r["text"] for r in test],
     )
@@ -115,7 +118,8 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     return Dataset(task, gold, labels, asked[0]["llm_name"])
 
 
-def _records(path: Path) -> list[Record]:
+def records_of(path: Path) -> list[Record]:
+    """Return the rows of a file as they stand; raises ``InputError`` if it cannot be read or lacks a column."""
     csv.field_size_limit(2**27)
     try:
         content = path.read_bytes()

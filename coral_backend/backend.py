@@ -519,10 +519,12 @@ def _check_options(settings: Settings, options: Mapping[str, Any], stored: Mappi
 def _known_names(options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """Return, for each of `options` that is a name, the names that exist."""
     from strategies import tasks
+    from strategies.annotation import ANNOTATION
     from strategies.demonstration import DEMONSTRATIONS
 
     known: dict[str, Sequence[str]] = {
         "annotator": ANNOTATORS,
+        "annotation": ANNOTATION.names(),
         "task_strategy": ("auto", *tasks.names()),
         "first_demonstration": DEMONSTRATIONS.names(),
         "demonstration": DEMONSTRATIONS.names(),

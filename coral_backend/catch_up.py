@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral_backend import corpus_arrays
+from coral_backend.annotate import Annotation, known_from_round, make_strategy, make_team, small_opinions
+from coral_backend.costs import meter_for
 from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, UnavailableError
 from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_row
-from coral_backend.llm.base import asked, make_annotator
-from coral_backend.rounds import lazy_embed, model_folder, prompt_for, settings_for
+from coral_backend.questions import Questions
+from coral_backend.rounds import lazy_embed, model_folder, neighbours_of, settings_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
@@ -34,6 +36,7 @@ from coral_backend.types import (
     Source,
     Verdict,
 )
+from strategies.annotation import Opinion
 
 logger = logging.getLogger(__name__)
 
@@ -146,21 +149,47 @@ class CatchUp:
         return self._judge(samples, serving) if samples else []
 
     def _annotate(self, samples: Sequence[Sample], serving: Round | None) -> None:
-        project_id = self.project.id
-        settled = self.store.llm_labels(project_id).keys() | self.store.human_labels(project_id).keys()
+        project, settings = self.project, self.settings
+        settled = self.store.llm_labels(project.id).keys() | self.store.human_labels(project.id).keys()
         missing = [s for s in samples if s.task_id not in settled]
         if not missing:
             return
-        prompt = prompt_for(self.settings, self.project, serving.demos if serving else ())
-        number = serving.number if serving else 0
+        embed = lazy_embed(settings)
+        meter = meter_for(self.store, settings, project, None)
+        team = make_team(settings, embed, self.store.replies, meter)
+        strategy = make_strategy(settings, team, project.label_space.labels)
+        neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
+        demos = serving.demos if serving else ()
+        annotation = Annotation(
+            self.store,
+            project,
+            serving.number if serving else 0,
+            self.lease,
+            team,
+            strategy,
+            Questions(settings, project, demos, embed=embed, neighbours=neighbours, is_llm=team[0].is_llm),
+            self._known(missing, serving) if strategy.uses_small_model else {},
+            beside=range(1, serving.number + 1) if serving else (),
+        )
 
-        def keep(sample: Sample, answer: Answer) -> None:
-            self.store.put_llm_label(
-                project_id, number, sample, answer, prompt_version=prompt.version, lease=self.lease
-            )
+        def stay(*_: object, **__: object) -> None:
+            self.store.keep_lease(self.lease)
 
-        annotator = make_annotator(self.settings, lazy_embed(self.settings))
-        annotator.annotate(asked(missing, prompt), keep, lambda: self.store.keep_lease(self.lease))
+        undecided = missing
+        while not annotation.advance(undecided, len(missing), len(missing), stay):
+            decided = self.store.llm_labels(project.id)
+            undecided = [s for s in missing if s.task_id not in decided]
+
+    def _known(self, samples: Sequence[Sample], serving: Round | None) -> dict[int, list[Opinion]]:
+        """Return what the round that serves knew, with its model's opinions on the new samples."""
+        if serving is None:
+            return {}
+        from coral_backend.slm.engine import Model
+
+        probs, _ = Model.load(model_folder(self.settings, serving)).predict([s.text for s in samples])
+        opinions = small_opinions(probs, self.project.label_space.labels)
+        fresh = {s.task_id: opinion for s, opinion in zip(samples, opinions, strict=True)}
+        return known_from_round(self.store, self.settings, self.project, fresh=fresh)
 
     def _judge(self, samples: Sequence[Sample], serving: Round) -> list[Verdict]:
         """Judge new samples beside the corpus of the round that serves, and keep their verdicts with it."""

@@ -224,8 +224,31 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> No
 @click.option("--pause", "action", flag_value="pause", help="Pause the active round; what is done is kept.")
 @click.option("--resume", "action", flag_value="resume", help="Go on with a paused round.")
 @click.option("--cancel", "action", flag_value="cancel", help="Cancel the active round.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would ask and cost; no LLM is asked.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Most that the round may cost; it pauses before a request that could pass it.",
+)
+@click.option(
+    "--batch/--live", "batch", default=None, help="Ask through the Batch API (cheaper, within 24 hours), or live."
+)
 @click.pass_obj
-def round_(debug: bool, *, project: int | None, retrain: bool, here: bool, detach: bool, action: str | None) -> None:
+def round_(
+    debug: bool,
+    *,
+    project: int | None,
+    retrain: bool,
+    here: bool,
+    detach: bool,
+    action: str | None,
+    dry_run: bool,
+    as_json: bool,
+    budget: float | None,
+    batch: bool | None,
+) -> None:
     """Start a round and follow it.
 
     Takes the one that is under way if there is one. A worker runs it; without one, this process does.
@@ -233,13 +256,19 @@ def round_(debug: bool, *, project: int | None, retrain: bool, here: bool, detac
     """
     if here and detach:
         raise click.UsageError("--here runs the round in this process and --detach leaves it to a worker: choose one.")
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run.")
+    own = {name: value for name, value in (("budget", budget), ("batch", batch)) if value is not None}
     with _context(debug) as (settings, store):
         project_id = _project_id(store, project)
+        if dry_run:
+            _dry_run(settings, store, project_id, own, retrain=retrain, as_json=as_json)
+            return
         if action in ("pause", "cancel"):
-            _stop_round(store, project_id, action)
+            _stop_round(settings, store, project_id, action)
             return
         alive = _worker_is_alive(settings)
-        current = _take_or_create(settings, store, project_id, retrain=retrain, resume=action == "resume")
+        current = _take_or_create(settings, store, project_id, own, retrain=retrain, resume=action == "resume")
         if (alive or detach) and not here:
             _hand_over(settings, store, current, detach=detach, alive=alive)
             done = current if detach else _follow(settings, store, current)
@@ -351,8 +380,8 @@ def strategies() -> None:
         one = tasks.load(name)
         click.echo(f"  {name:<22}{one.title} ({', '.join(one.tags)})")
     for title, names in (
+        ("annotation (CORAL_ANNOTATION)", ANNOTATION.names()),
         ("demonstration (CORAL_DEMONSTRATION)", DEMONSTRATIONS.names()),
-        ("annotation", ANNOTATION.names()),
     ):
         click.echo(title)
         for name in names:
@@ -366,7 +395,20 @@ def strategies() -> None:
 # --- rounds -------------------------------------------------------------------------------------------------------
 
 
-def _stop_round(store: Store, project_id: int, action: str) -> None:
+def _dry_run(
+    settings: Settings, store: Store, project_id: int, own: dict[str, Any], *, retrain: bool, as_json: bool
+) -> None:
+    from coral_backend.console import estimate_table, terminal
+    from coral_backend.estimate import estimate
+
+    found = estimate(store, settings, project_id, lambda: _client(settings), retrain=retrain, options=own)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        terminal().print(estimate_table(found))
+
+
+def _stop_round(settings: Settings, store: Store, project_id: int, action: str) -> None:
     from coral_backend.types import RoundStatus
 
     active = store.active_round(project_id)
@@ -382,27 +424,44 @@ def _stop_round(store: Store, project_id: int, action: str) -> None:
     else:
         store.set_round_status(active.id, RoundStatus.CANCELLED, "Cancelled by hand.")
         click.echo(f"Round {active.name} is cancelled. The labels it had got stay; the round before it serves on.")
+        if any(batch.open for batch in store.ledger.batches(active.id)):
+            _cancel_batches(settings, store, active)
 
 
-def _take_or_create(settings: Settings, store: Store, project_id: int, *, retrain: bool, resume: bool) -> Round:
+def _cancel_batches(settings: Settings, store: Store, over: Round) -> None:
+    from coral_backend.jobs import settle_round
+
+    try:
+        left = settle_round(store, settings, over.id)
+    except CoralError as error:
+        click.echo(f"Its batches could not be cancelled at the endpoint yet; a worker will try again. ({error})")
+        return
+    later = " What they bring is read by a worker when they have ended." if left else ""
+    click.echo(f"Its batches are cancelled at the endpoint; what they had done is kept.{later}")
+
+
+def _take_or_create(
+    settings: Settings, store: Store, project_id: int, own: dict[str, Any], *, retrain: bool, resume: bool
+) -> Round:
     """Return the active round of a project, made to go on if it was paused and that is asked for; else a new one."""
-    from coral_backend.rounds import settings_for
+    from coral_backend.launch import begin_round, change_round
     from coral_backend.types import RoundStatus
 
     active = store.active_round(project_id)
     if active is None and resume:
         raise NotFoundError(f"Project {project_id} has no paused round. Start one: coral round --project {project_id}.")
     if active is None:
-        own = settings_for(settings, store.project(project_id))
-        return store.create_round(project_id, own.public(), retrain=retrain)
+        return begin_round(store, settings, project_id, own, retrain=retrain)
     if active.status is RoundStatus.PAUSED:
         if not resume:
             raise ConflictError(
                 f"Round {active.name} is paused at {active.stage}: {active.error or 'no reason is known'} "
                 f"Go on: coral round --project {project_id} --resume. Give it up: --cancel."
             )
+        change_round(store, settings, active, own)
         click.echo(f"Round {active.name} goes on at {active.stage}.")
         return store.set_round_status(active.id, RoundStatus.PENDING)
+    change_round(store, settings, active, own)
     click.echo(f"Round {active.name} is under way ({active.stage}); following it.")
     return active
 

@@ -17,11 +17,13 @@ from coral_backend.store import Store
 from coral_backend.types import Flag, Round, Stage
 
 if TYPE_CHECKING:  # `coral status` need not wait for what the round and the doctor import
+    from coral_backend.costs import CostLine
     from coral_backend.doctor import Check
+    from coral_backend.estimate import Estimate
     from coral_backend.rounds import Watch
     from coral_backend.status import ProjectStatus, RoundLine
 
-__all__ = ["checks_table", "project_panel", "round_table", "terminal", "watching"]
+__all__ = ["checks_table", "estimate_table", "project_panel", "round_table", "terminal", "watching"]
 
 PIPE_WIDTH = 160
 """Columns where the output is no terminal: wide enough that nothing is cut."""
@@ -106,11 +108,49 @@ def project_panel(found: ProjectStatus) -> RenderableType:
     facts.add_row("flags", _flags(found.flags))
     facts.add_row("version", Text(found.model_version))
     facts.add_row("tokens", f"{found.tokens['prompt']:,} prompt, {found.tokens['completion']:,} completion")
+    facts.add_row("cost", _cost(found))
     if found.active is not None:
         facts.add_row("now", _now(found))
     for note in found.notes:
         facts.add_row("note of the SLM", Text(note))
-    return Group(facts, _history(found.rounds)) if found.rounds else facts
+    parts: list[RenderableType] = [facts]
+    parts += [_history(found.rounds)] if found.rounds else []
+    parts += [_costs(found.costs)] if found.costs else []
+    return Group(*parts)
+
+
+def _cost(found: ProjectStatus) -> str:
+    said = f"{_dollars(found.cost)} in all"
+    active = found.active
+    if active is not None and active.budget is not None:
+        said += f"; round {active.name}: {_dollars(active.cost)} of a budget of {_dollars(active.budget)}"
+    unsettled = sum(line.unsettled for line in found.costs)
+    if unsettled:
+        said += f"; {unsettled} requests never told what they took and count with the most they can have cost"
+    if found.cost is None and any(line.cost is None for line in found.costs):
+        said += "; some prices are not known: give them in CORAL_PRICES"
+    return said
+
+
+def _costs(lines: Iterable[CostLine]) -> Table:
+    table = Table(title="What it cost (USD)", title_justify="left")
+    for name in ("round", "annotator", "asked"):
+        table.add_column(name, overflow="fold")
+    for name in ("requests", "prompt", "cached", "completion", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        counts = (line.requests, line.prompt_tokens, line.cached_tokens, line.completion_tokens)
+        asked = "batch" if line.batch else "live"
+        numbers = (f"{count:,}" for count in counts)
+        table.add_row(line.round, Text(line.annotator), asked, *numbers, _dollars(line.cost))
+    return table
+
+
+def _dollars(amount: float | None) -> str:
+    """Return USD with four digits below a dollar, where the prices of labels are."""
+    if amount is None:
+        return "unknown"
+    return f"${amount:,.2f}" if amount >= 100 else f"${amount:.4f}"
 
 
 def _now(found: ProjectStatus) -> Text:
@@ -123,17 +163,45 @@ def _now(found: ProjectStatus) -> Text:
 
 def _history(rounds: Iterable[RoundLine]) -> Table:
     table = Table(title="Rounds (agreement with the labels people have given so far)", title_justify="left")
-    for name in ("round", "status", "LLM", "SLM", "of", "clean", "noisy", "inconsistent", "tokens", "seconds"):
+    for name in ("round", "status", "LLM", "SLM", "of", "clean", "noisy", "inconsistent", "tokens", "cost", "seconds"):
         table.add_column(name, justify="left" if name in ("round", "status") else "right", no_wrap=True)
     table.add_column("version", overflow="fold")
     for line in rounds:
         flags = (str(line.flags.get(str(flag), "-")) for flag in (Flag.CLEAN, Flag.NOISY, Flag.INCONSISTENT))
         table.add_row(
             line.name, Text(line.status, style=STATUS_STYLES.get(line.status, "cyan")), _percent(line.llm),
-            _percent(line.slm), str(line.compared), *flags, f"{line.tokens:,}", f"{line.seconds:.0f}",
+            _percent(line.slm), str(line.compared), *flags, f"{line.tokens:,}", "-" if line.cost is None else _dollars(line.cost), f"{line.seconds:.0f}",
             Text(line.model_version or line.error or "-"),
         )  # fmt: skip
     return table
+
+
+def estimate_table(found: Estimate) -> Table:
+    """Return what ``coral round --dry-run`` found."""
+    title = f"Round {found.round} of project {found.project}: what it would ask and cost. Nothing was asked."
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    where = f" at {found.endpoint}" if found.endpoint else ""
+    table.add_row("annotator", Text(f"{found.annotator}{where}"))
+    table.add_row("tasks", f"{found.asked:,} of {found.tasks:,} would be asked about")
+    table.add_row("requests", f"{found.requests:,}")
+    table.add_row("tokens", f"{found.prompt_tokens:,} prompt, {found.completion_tokens:,} completion")
+    table.add_row("counted", Text(found.counted))
+    table.add_row("cost", _estimated_cost(found))
+    if found.budget is not None:
+        table.add_row("budget", f"{_dollars(found.budget)}, spent {_dollars(found.spent)}")
+    for note in found.notes:
+        table.add_row("note", Text(note))
+    return table
+
+
+def _estimated_cost(found: Estimate) -> str:
+    if found.endpoint is None or found.cost is None:
+        return _dollars(found.cost)
+    said = [("live", found.live_cost), ("--batch", found.batch_cost)]
+    ways = ", ".join(f"{way} {_dollars(cost)}" for way, cost in said)
+    return f"{ways} (prices of {found.prices_of})"
 
 
 def checks_table(checks: Iterable[Check]) -> Table:

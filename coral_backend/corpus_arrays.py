@@ -194,7 +194,7 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
         arrays.probs[rows],
         arrays.p_clean[rows],
         table.human_labels[known],
-        llm_confidence=table.llm_confidence[known],
+        llm_confidence=calibrated(table)[known],
         p_threshold=p_threshold,
     )
     ids, labels = table.task_ids[known], project.label_space.labels
@@ -211,6 +211,16 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
     ]
     unreadable = [s for s in store.samples(project.id) if s.problem is not None]
     return judged + _unreadable(unreadable, store.human_labels(project.id), len(judged))
+
+
+def calibrated(table: Table) -> Floats:
+    """Return the annotator's confidence, shape (N,), NaN where unknown: calibrated on human labels where these suffice, else raw."""
+    from strategies.review.calibration import platt  # scikit-learn, as above
+
+    checked = (table.human_labels != UNLABELED) & (table.llm_labels != UNLABELED)
+    right = table.human_labels == table.llm_labels
+    calibration = platt(table.llm_confidence[checked], right[checked])
+    return table.llm_confidence if calibration is None else calibration(table.llm_confidence)
 
 
 def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) -> Verdict:

@@ -13,6 +13,7 @@
     │   ├── StoreUnavailableError      the database (locked, full, restarting)
     │   ├── LabelStudioError           Label Studio (unreachable, refused, wrong token)
     │   └── EndpointError              the LLM endpoint refuses all further work; the round pauses
+    │       └── BudgetError                the round's budget is spent, or cannot be kept; the round pauses
     ├── LeaseLostError           another worker owns this round now; stop writing
     ├── RoundStopped             somebody paused or cancelled the round
     ├── TrainingError            the SLM cannot learn from this corpus (the reason is in the message)
@@ -24,6 +25,7 @@ A message says what was found, what is allowed, and what to do. It is safe to sh
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "ConflictError",
     "CoralError",
     "EndpointError",
@@ -102,6 +104,10 @@ class LabelStudioError(UnavailableError):
 
 class EndpointError(UnavailableError):
     """The LLM endpoint refuses all further work (wrong key, unknown model, no quota): the round pauses."""
+
+
+class BudgetError(EndpointError):
+    """The next request could pass the round's budget, or its price is not known: the round pauses."""
 
 
 class LeaseLostError(CoralError):

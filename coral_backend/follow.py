@@ -66,6 +66,8 @@ def show(display: Progress, lines: dict[Stage, TaskID], current: Round) -> None:
 
 def _note(entry: dict[str, object]) -> str:
     parts = [str(entry["annotator"])] if "annotator" in entry else []
+    if "batch" in entry:
+        parts.append(str(entry["batch"]))
     if "epoch" in entry:
         parts.append(f"epoch {entry['epoch']}")
     loss = entry.get("loss")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import Redis
 
 from coral_backend import corpus_arrays, queue
+from coral_backend.batches import settle as settle_batches
 from coral_backend.catch_up import catch_up as run_catch_up
 from coral_backend.exceptions import (
     ConflictError,
@@ -23,7 +25,7 @@ from coral_backend.exceptions import (
     SettingsError,
 )
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.rounds import RoundRunner, reconcile, settings_for
+from coral_backend.rounds import RoundRunner, reconcile, settings_for, settings_of, waits_until
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus, Stage
@@ -39,8 +41,10 @@ __all__ = [
     "request_catch_up",
     "request_read_back",
     "request_round",
+    "request_settle",
     "request_sweep",
     "settings_for",
+    "settle",
     "sweep",
 ]
 
@@ -58,6 +62,8 @@ NICE = 10
 (``benchmarks/web.py --load --nice 10``)."""
 SWEEP_BATCH = 200
 """Predictions deleted at a time: about a second of Label Studio's time, so that an annotator's "Submit" need not wait."""
+REPLIES_KEPT_SECONDS = 90 * 24 * 3600.0
+"""How long what an LLM said is kept under its request; a label that was read from it stays."""
 
 
 def client_for(settings: Settings) -> LabelStudioClient:
@@ -113,6 +119,11 @@ def request_read_back(settings: Settings, project_id: int, *, redis: Redis | Non
     _ask(settings, "events", "read_back", project_id, redis=redis)
 
 
+def request_settle(settings: Settings, round_id: int, *, redis: Redis | None = None) -> None:
+    """Ask a worker to cancel the open batches of a round that is over, and to keep what they brought."""
+    _ask(settings, "llm", "settle", round_id, redis=redis)
+
+
 def request_sweep(settings: Settings, project_id: int, *, redis: Redis | None = None) -> None:
     """Ask a worker to delete old prediction versions from Label Studio."""
     _ask(settings, "events", "sweep", project_id, redis=redis)
@@ -142,7 +153,8 @@ def advance(round_id: int) -> str:
             logger.warning("round %d: %s", round_id, error)
             return str(store.round(round_id).status)
         if current.status in (RoundStatus.PENDING, RoundStatus.RUNNING):
-            _go_on(settings, current)
+            if waits_until(current) <= time.time():  # else the ticker asks again when it is time: no worker waits
+                _go_on(settings, current)
         elif current.status is RoundStatus.DONE:
             request_sweep(settings, current.project_id)
         return str(current.status)
@@ -178,14 +190,35 @@ def read_back(project_id: int) -> int:
 
 
 def sweep(project_id: int) -> int:
-    """Delete prediction versions older than the newest ``keep_versions`` from Label Studio; return how many."""
+    """Delete prediction versions older than the newest ``keep_versions`` from Label Studio; return how many.
+
+    Old replies of LLMs go as well.
+    """
     with _context() as (settings, store):
+        store.replies.forget(REPLIES_KEPT_SECONDS)
         done = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and r.model_version]
         corpus_arrays.remove_old_folders(settings, store, project_id)
         keep = {str(r.model_version) for r in done[: settings.keep_versions]} | {
             store.project(project_id).model_version
         }
         return client_for(settings).delete_old_predictions(project_id, keep, SWEEP_BATCH)
+
+
+def settle(round_id: int) -> int:
+    """Cancel the open batches of a round that is over and keep what they brought; return how many are open still."""
+    with _context() as (settings, store):
+        try:
+            return settle_round(store, settings, round_id)
+        except CoralError as error:
+            logger.warning("round %d: its batches could not be settled: %s", round_id, error)
+            return sum(batch.open for batch in store.ledger.batches(round_id))
+
+
+def settle_round(store: Store, settings: Settings, round_id: int) -> int:
+    """Do what ``settle`` does; raises ``CoralError`` if the endpoint does not answer."""
+    current = store.round(round_id)
+    project = store.project(current.project_id)
+    return settle_batches(store, settings_of(settings, project, current), project, current)
 
 
 @contextmanager

@@ -25,14 +25,16 @@ from typing import Any
 from coral_backend import connect as connecting
 from coral_backend import export as exporting
 from coral_backend.connect import Connection
+from coral_backend.estimate import Estimate, estimate
 from coral_backend.exceptions import ConflictError, NotFoundError
 from coral_backend.export import Export, Row
 from coral_backend.jobs import client_for
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tasks import sample_from_task
+from coral_backend.launch import begin_round, change_round
 from coral_backend.rounds import RoundRunner, Watch, model_folder, refresh_project, settings_for
 from coral_backend.settings import Settings
-from coral_backend.status import ProjectStatus, status_of
+from coral_backend.status import ProjectStatus, RoundLine, status_of
 from coral_backend.store import Store
 from coral_backend.types import Project, Round, RoundStatus, Sample, Source
 
@@ -142,7 +144,14 @@ class Coral:
             self.store, self.settings, self.client, self.project_id, title=title, options=options, public_url=public_url
         )
 
-    def run_round(self, retrain: bool = False, watch: Watch | None = None) -> Round:
+    def run_round(
+        self,
+        retrain: bool = False,
+        watch: Watch | None = None,
+        *,
+        budget: float | None = None,
+        batch: bool | None = None,
+    ) -> Round:
         """Run a round to its end in this process, and return it; a round that was interrupted goes on.
 
         Parameters
@@ -151,9 +160,16 @@ class Coral:
             Only learn anew from what people said.
         watch : callable, optional
             Called as ``watch(stage, done, total, detail)`` while it runs.
+        budget : float, optional
+            Most that the round may cost at the LLM, in USD; default: the setting. A round that was paused because its budget
+            was spent goes on under the one given here.
+        batch : bool, optional
+            Ask through the endpoint's Batch API; default: the setting.
 
         Raises
         ------
+        BudgetError
+            Before a request that could pass the budget, and at once if the model's price is not known.
         ConflictError
             If another process works on the project's round, or somebody cancelled it.
         CoralError
@@ -166,16 +182,61 @@ class Coral:
         {'clean': 1650, 'noisy': 270, 'inconsistent': 80}
         """
         project = self._project()
+        own = {name: value for name, value in (("budget", budget), ("batch", batch)) if value is not None}
         current = self.store.active_round(project.id)
         if current is None:
-            own = settings_for(self.settings, project)
-            current = self.store.create_round(project.id, own.public(), retrain=retrain)
-        elif current.status is RoundStatus.PAUSED:
-            self.store.set_round_status(current.id, RoundStatus.PENDING)
+            current = begin_round(self.store, self.settings, project.id, own, retrain=retrain)
+        else:
+            change_round(self.store, self.settings, current, own)
+            if current.status is RoundStatus.PAUSED:
+                self.store.set_round_status(current.id, RoundStatus.PENDING)
         done = RoundRunner(self.store, self.settings, lambda: self.client, watch=watch).run(current.id)
         if done.status is not RoundStatus.DONE:
             raise ConflictError(f"Round {done.name} is {done.status} at {done.stage}: {done.error or 'by hand.'}")
         return done
+
+    def estimate(self, retrain: bool = False, **options: Any) -> Estimate:
+        """Return what the next round would ask and cost, or the rest of the one under way; no LLM is asked.
+
+        Parameters
+        ----------
+        retrain : bool
+            Of a round that only learns anew.
+        **options
+            ``budget`` and ``batch`` of the round, as for ``run_round``.
+
+        Examples
+        --------
+        >>> coral.estimate().cost  # doctest: +SKIP
+        1.84
+        """
+        project = self._project()
+        return estimate(self.store, self.settings, project.id, lambda: self.client, retrain=retrain, options=options)
+
+    def round(self, name: int | str) -> RoundLine:
+        """Return how a round went: agreement, flags, tokens, and its cost in USD.
+
+        Parameters
+        ----------
+        name : int or str
+            ``2``, or ``"2.1"`` for its first retraining.
+
+        Raises
+        ------
+        NotFoundError
+            If the project has no such round.
+
+        Examples
+        --------
+        >>> coral.round(2).cost  # doctest: +SKIP
+        1.71
+        """
+        lines = self.status().rounds
+        found = next((line for line in lines if line.name == str(name)), None)
+        if found is None:
+            there = ", ".join(line.name for line in lines) or "none"
+            raise NotFoundError(f"Project {self.project_id} has no round {name}. There are: {there}.")
+        return found
 
     def status(self) -> ProjectStatus:
         """Return how the project stands: counts, flags, tokens, and its rounds.

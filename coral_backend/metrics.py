@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from coral_backend.costs import cost_lines
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Stage
 
@@ -89,6 +90,7 @@ class _ProjectState(Collector):
         for project in self._store.projects():
             self._count_samples(gauges, project)
             self._count_labels(gauges, project)
+            self._count_costs(gauges, project)
             self._count_round(gauges, project)
         return gauges.families()
 
@@ -116,6 +118,27 @@ class _ProjectState(Collector):
             for flag in Flag:
                 gauges.add("coral_flags", "Verdicts by flag.", flags[flag], project, flag=flag.value)
 
+    def _count_costs(self, gauges: _Gauges, project: Project) -> None:
+        for line in cost_lines(self._store, project.id, self._store.rounds(project.id)):
+            where = {"round": line.round, "annotator": line.annotator, "batch": str(line.batch).lower()}
+            gauges.count("coral_llm_requests", "Requests to the LLM.", line.requests, project, **where)
+            tokens = {
+                "prompt": line.prompt_tokens,
+                "cached": line.cached_tokens,
+                "completion": line.completion_tokens,
+            }
+            for kind, taken in tokens.items():
+                gauges.count(
+                    "coral_llm_request_tokens",
+                    "Tokens by the endpoint's usage; cached ones are among those of the prompt.",
+                    taken,
+                    project,
+                    **where,
+                    kind=kind,
+                )
+            if line.cost is not None:
+                gauges.count("coral_llm_cost_usd", "Cost of the requests, in USD.", line.cost, project, **where)
+
     def _count_round(self, gauges: _Gauges, project: Project) -> None:
         now = self._store.active_round(project.id)
         gauges.add("coral_round_active", "1 while a round is under way.", 0 if now is None else 1, project)
@@ -132,10 +155,15 @@ class _ProjectState(Collector):
 
 
 class _Gauges:
-    """Gauge families by name, each with ``project`` as its first label."""
+    """Gauge and counter families by name, each with ``project`` as its first label."""
 
     def __init__(self) -> None:
         self._families: dict[str, GaugeMetricFamily] = {}
+        self._counters: dict[str, CounterMetricFamily] = {}
+
+    def count(self, name: str, text: str, value: float, project: Project, **where: Any) -> None:
+        family = self._counters.setdefault(name, CounterMetricFamily(name, text, labels=("project", *where)))
+        family.add_metric((str(project.id), *map(str, where.values())), value)
 
     def add(self, name: str, text: str, value: float, project: Project, **where: Any) -> None:
         labels = ("project", *where)
@@ -143,4 +171,4 @@ class _Gauges:
         family.add_metric((str(project.id), *map(str, where.values())), value)
 
     def families(self) -> list[Metric]:
-        return list(self._families.values())
+        return [*self._families.values(), *self._counters.values()]

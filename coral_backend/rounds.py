@@ -21,7 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from coral_backend import corpus_arrays
+from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
+from coral_backend.batches import BatchDesk, told_of
+from coral_backend.costs import meter_for
+from coral_backend.demos import Neighbours, Verified, choose_demos
 from coral_backend.exceptions import (
+    BudgetError,
     ConflictError,
     CoralError,
     EndpointError,
@@ -37,17 +42,19 @@ from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
-from coral_backend.llm.base import Annotator, asked, make_annotator
-from coral_backend.llm.prompt import Prompt
+from coral_backend.llm.base import Embed
+from coral_backend.llm.prompt import gives_orders
+from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Lease, Store
-from coral_backend.task_prompt import prompt_for, strategy_for
+from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
     Answer,
     Demo,
     Flag,
     Floats,
     HumanLabel,
+    Progress,
     Project,
     Round,
     RoundStatus,
@@ -56,12 +63,15 @@ from coral_backend.types import (
     Verdict,
 )
 from strategies.demonstration import DEMONSTRATIONS
+from strategies.distillation.label_names import label_sentences
 
 logger = logging.getLogger(__name__)
 
 SYNC_CHUNK = 1000
 REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
+MOST_NAMED = 50
+"""So many tasks whose text speaks to the model are named in a round's metrics."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -85,6 +95,17 @@ class Step:
 def settings_for(settings: Settings, project: Project) -> Settings:
     """Return the process's settings with the project's own options on top."""
     return settings.with_options(project.options)
+
+
+def settings_of(settings: Settings, project: Project, current: Round) -> Settings:
+    """Return the settings of one round: those of its project, with the budget and the way of asking it was begun with."""
+    own = {name: current.settings[name] for name in ("budget", "batch") if name in current.settings}
+    return settings_for(settings, project).with_options(own)
+
+
+def waits_until(current: Round) -> float:
+    """Return the time, in seconds since the epoch, before which a round has nothing to do; 0 when it has."""
+    return float(current.progress.get("waits_until") or 0.0)
 
 
 def round_lease(round_id: int) -> str:
@@ -136,7 +157,11 @@ class RoundRunner:
             What ended it; a round that met an absent part (``UnavailableError``) can be run again.
         """
         while (current := self.store.round(round_id)).status in (RoundStatus.PENDING, RoundStatus.RUNNING):
-            self.advance(current.id)
+            left = waits_until(current) - time.time()
+            if left > 0:
+                time.sleep(min(left, REPORT_SECONDS))
+            else:
+                self.advance(current.id)
         return current
 
     def advance(self, round_id: int) -> Round:
@@ -156,7 +181,7 @@ class RoundRunner:
         project = self.store.project(before.project_id)
         # A change of the options is for the next round: they are taken when a round begins, or when a person resumes it.
         if before.status is RoundStatus.PENDING or not before.settings:
-            settings = settings_for(self.settings, project)
+            settings = settings_of(self.settings, project, before)
             current = self.store.update_round(round_id, lease, settings=settings.public())
         else:
             settings = self.settings.with_options({k: v for k, v in before.settings.items() if k in PROJECT_OPTIONS})
@@ -220,33 +245,101 @@ class RoundRunner:
         project = refresh_project(self.store, client, project_id)
         self.store.update_round(step.round.id, step.lease, config_hash=project.config_hash)
         report = self._reporter(step)
-        seen: set[int] = set()
-        batch: list[Sample] = []
-        for task in client.iter_tasks(project_id, progress=report):
-            batch.append(_sample(step.settings, project, task))
-            seen.add(batch[-1].task_id)
-            if len(batch) >= SYNC_CHUNK:
-                self.store.put_samples(project_id, batch)
-                batch = []
-        self.store.put_samples(project_id, batch)
-        known = {sample.task_id for sample in self.store.samples(project_id)}
-        self.store.retire_samples(project_id, known - seen)
-        reconcile(self.store, client, project)
+        seen = sync_samples(self.store, client, step.settings, project, report)
         usable = sum(sample.problem is None for sample in self.store.samples(project_id))
-        if not usable:
-            raise InputError(_nothing_to_label(project, len(seen)))
-        report(len(seen), len(seen), {"usable": usable}, last=True)
+        report(seen, seen, {"usable": usable}, last=True)
         return Stage.ANNOTATE
 
     def _annotate(self, step: Step) -> Stage:
-        """Ask the annotator for the next chunk of labels that are missing."""
-        annotator = make_annotator(step.settings, lazy_embed(step.settings))
-        demos = self._demos(step, annotator)
-        prompt = prompt_for(step.settings, step.project, demos)
-        todo, total = self._unanswered(step)
-        chunk = todo[: step.settings.annotate_chunk]
-        self._ask(step, annotator, prompt, chunk, done=total - len(todo), total=total)
-        return Stage.DISTIL if len(todo) <= len(chunk) else Stage.ANNOTATE
+        """Ask the annotators the next questions, until the strategy has decided about every sample."""
+        annotation = self._annotation(step)
+        in_batches = (
+            step.settings.batch and step.round.revision == 0
+        )  # people wait for a retraining, and it asks little
+        if in_batches and not self._collected(step, annotation):
+            return Stage.ANNOTATE
+        if not in_batches and self._called_back(step, annotation):
+            return Stage.ANNOTATE
+        todo, total = self.unanswered(step)
+        limit = len(todo) if in_batches else step.settings.annotate_chunk
+        try:
+            finished = annotation.advance(todo, total, limit, self._reporter(step))
+        except BudgetError:
+            if not self._waits_for_batches(step):  # else what those really take may leave some
+                raise
+            finished = False
+        if self._waits_for_batches(step) or not finished:
+            return Stage.ANNOTATE
+        links = self.store.opinions.usage(step.project.id, step.round.number)
+        orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
+        told = {"links": links, "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]}}
+        metrics = {**self.store.round(step.round.id).metrics, **told}
+        self.store.update_round(step.round.id, step.lease, metrics=metrics)
+        return Stage.DISTIL
+
+    def _annotation(self, step: Step) -> Annotation:
+        """Return who is asked in this round, how, and in which words; the demonstrations are chosen first."""
+        annotation = self.draft(step)
+        demos = self._demos(step, annotation)
+        annotation.questions = annotation.questions.with_demos(demos)
+        return annotation
+
+    def draft(self, step: Step) -> Annotation:
+        """Return who is asked in this round and how, before there are demonstrations; nobody is asked yet."""
+        settings, project = step.settings, step.project
+        embed = lazy_embed(settings)
+        meter = meter_for(self.store, settings, project, step.round)
+        team = make_team(settings, embed, self.store.replies, meter)
+        strategy = make_strategy(settings, team, project.label_space.labels)
+        known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
+        neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
+        questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
+        return Annotation(
+            self.store,
+            project,
+            step.round.number,
+            step.lease,
+            team,
+            strategy,
+            questions,
+            known,
+            self._look(step, embed),
+        )
+
+    def _look(self, step: Step, embed: Embed) -> FirstLook | None:
+        """Return the small model of a first round, which has no other."""
+        if step.project.active_round is not None:
+            return None
+        samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
+        folder = corpus_arrays.round_folder(step.settings, step.round)
+        return FirstLook(samples, step.project.label_space.labels, embed, folder, step.settings.seed)
+
+    def _collected(self, step: Step, annotation: Annotation) -> bool:
+        """Have `annotation` ask in batches, after those that ended were read; False if any had, and the meter must begin anew."""
+        desk = BatchDesk(self.store, step.settings, step.project, step.round, step.lease)
+        if desk.collect(annotation.annotators):
+            return False
+        annotation.annotators = [desk.clerk(annotator) for annotator in annotation.annotators]
+        return True
+
+    def _called_back(self, step: Step, annotation: Annotation) -> bool:
+        """Cancel the batches of a round that was told to go on live; False if there are none."""
+        if not any(batch.open for batch in self.store.ledger.batches(step.round.id)):
+            return False
+        BatchDesk(self.store, step.settings, step.project, step.round, step.lease).end(annotation.annotators)
+        self._waits_for_batches(step)
+        return True
+
+    def _waits_for_batches(self, step: Step) -> bool:
+        """Say whether batches are open; if so, note until when the round has nothing to do."""
+        told = told_of(self.store.ledger.batches(step.round.id))
+        if told is None:
+            return False
+        progress = self.store.round(step.round.id).progress
+        entry = {**progress.get(str(Stage.ANNOTATE), {}), "batch": told}
+        waits = {str(Stage.ANNOTATE): entry, "waits_until": time.time() + step.settings.batch_poll_s}
+        self.store.update_round(step.round.id, step.lease, progress={**progress, **waits})
+        return True
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
@@ -256,7 +349,9 @@ class RoundRunner:
         table = corpus_arrays.read(self.store, project)
         if table.size == 0:
             raise InputError(_nothing_to_label(project, 0))
-        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(project.label_space.labels))
+        space = project.label_space
+        about = [label_sentences(label, space.definitions.get(label, "")) for label in space.labels]
+        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(space.labels), about)
         folder = corpus_arrays.round_folder(step.settings, step.round)
         report = self._reporter(step)
         # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
@@ -349,29 +444,7 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, step: Step, annotator: Annotator, prompt: Prompt, chunk: Sequence[Sample], *, done: int, total: int
-    ) -> None:
-        report = self._reporter(step)
-        count = done
-
-        def keep(sample: Sample, answer: Answer) -> None:
-            nonlocal count
-            count += 1
-            self.store.put_llm_label(
-                step.project.id,
-                step.round.number,
-                sample,
-                answer,
-                prompt_version=prompt.version,
-                lease=step.lease,
-            )
-            report(count, total, {"annotator": annotator.name})
-
-        annotator.annotate(asked(chunk, prompt), keep, lambda: report(count, total, {"annotator": annotator.name}))
-        report(count, total, {"annotator": annotator.name, "prompt_version": prompt.version}, last=True)
-
-    def _unanswered(self, step: Step) -> tuple[list[Sample], int]:
+    def unanswered(self, step: Step) -> tuple[list[Sample], int]:
         """Return the samples that this round must still ask about, and how many it asks about in all.
 
         A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
@@ -395,12 +468,12 @@ class RoundRunner:
         human = set(self.store.human_labels(project.id))
         return [s for s in samples if s.task_id not in done and s.task_id not in human], total
 
-    def _demos(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
+    def _demos(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
         """Return the round's demonstrations; they are chosen once and kept with it."""
         if step.round.demos or "demos_chosen" in step.round.progress or step.settings.n_demos == 0:
             return step.round.demos
         if step.project.active_round is None:
-            demos = self._self_labelled(step, annotator) if annotator.is_llm else ()
+            demos = self._self_labelled(step, annotation) if annotation.annotators[0].is_llm else ()
         elif step.round.revision:
             demos = self.store.round(step.project.active_round).demos
         else:
@@ -409,8 +482,8 @@ class RoundRunner:
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
 
-    def _self_labelled(self, step: Step, annotator: Annotator) -> tuple[Demo, ...]:
-        """Let the LLM label a few random samples without demonstrations (the paper's Self-Labeling, section 3)."""
+    def first_samples(self, step: Step) -> list[Sample]:
+        """Return the few random samples that are labelled without demonstrations."""
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         select = DEMONSTRATIONS.get(step.settings.first_demonstration)
         space = step.project.label_space
@@ -423,12 +496,19 @@ class RoundRunner:
             n_classes=len(space.labels),
             rng=np.random.default_rng(step.settings.seed),
         )
-        chosen = [samples[i] for i in index]
-        prompt = prompt_for(step.settings, step.project, ())
+        return [samples[i] for i in index]
+
+    def _self_labelled(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
+        """Let the LLM label a few samples without demonstrations (the paper's Self-Labeling, section 3).
+
+        Of several the last one is asked, whom the strategies trust most: all others see what it said.
+        """
+        chosen, space = self.first_samples(step), step.project.label_space
         answers = self.store.llm_labels(step.project.id)
         human = self.store.human_labels(step.project.id)
         missing = [s for s in chosen if s.task_id not in answers and s.task_id not in human]
-        self._ask(step, annotator, prompt, missing, done=0, total=len(missing))
+        last = len(annotation.annotators) - 1
+        annotation.ask_once(missing, last, annotation.questions.zero_shot(), self._reporter(step))
         said: dict[int, Answer | HumanLabel] = {**self.store.llm_labels(step.project.id), **human}
         labels = ((s.text, said[s.task_id].label) for s in chosen if s.task_id in said)
         return tuple(Demo(text, label) for text, label in labels if label in space.labels)
@@ -478,6 +558,33 @@ def refresh_project(store: Store, client: LabelStudioClient, project_id: int) ->
     return store.project(project_id)
 
 
+def sync_samples(
+    store: Store, client: LabelStudioClient, settings: Settings, project: Project, progress: Progress
+) -> int:
+    """Read tasks and annotations from Label Studio into the store, and return how many tasks there are.
+
+    Raises
+    ------
+    InputError
+        If none of them can be labelled.
+    """
+    seen: set[int] = set()
+    batch: list[Sample] = []
+    for task in client.iter_tasks(project.id, progress=progress):
+        batch.append(_sample(settings, project, task))
+        seen.add(batch[-1].task_id)
+        if len(batch) >= SYNC_CHUNK:
+            store.put_samples(project.id, batch)
+            batch = []
+    store.put_samples(project.id, batch)
+    known = {sample.task_id for sample in store.samples(project.id)}
+    store.retire_samples(project.id, known - seen)
+    reconcile(store, client, project)
+    if all(sample.problem is not None for sample in store.samples(project.id)):
+        raise InputError(_nothing_to_label(project, len(seen)))
+    return len(seen)
+
+
 def reconcile(store: Store, client: LabelStudioClient, project: Project) -> int:
     """Read annotations back from Label Studio, which never repeats a lost webhook; return how many changed."""
     # Known before reading: what a webhook brings meanwhile is not in the answer, and not gone either.
@@ -506,31 +613,22 @@ def _is_gone(client: LabelStudioClient, annotation_id: int) -> bool:
     return False
 
 
-def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[Demo, ...]:
-    """Choose demonstrations among clean and human-labelled samples (the paper's Distilled Selection, section 3)."""
-    if project.active_round is None:
-        return ()
-    verdicts = {v.task_id: v for v in store.verdicts(project.id, project.active_round)}
-    arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
-    if arrays is None or not verdicts:
-        return ()
-    human, space = store.human_labels(project.id), project.label_space
-    texts = {s.task_id: s.text for s in store.samples(project.id)}
-    keep = np.array([t in verdicts and t in texts for t in arrays.task_ids.tolist()], dtype=bool)
-    ids = arrays.task_ids[keep].tolist()
-    said = [human[t].label if t in human else verdicts[t].label for t in ids]
-    trusted = [t in human or verdicts[t].flag is Flag.CLEAN for t in ids]
-    labels = np.array([space.index(label) for label in said], dtype=np.int64)
-    index = DEMONSTRATIONS.get(settings.demonstration)(
-        texts=[texts[t] for t in ids],
-        labels=labels,
-        eligible=np.array(trusted, dtype=bool) & (labels >= 0),
-        features=arrays.features[keep],
-        n=settings.n_demos,
-        n_classes=len(space.labels),
-        rng=np.random.default_rng(settings.seed),
-    )
-    return tuple(Demo(texts[ids[i]], space.labels[labels[i]]) for i in index)
+def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbours | None:
+    """Return what finds the verified samples nearest to a text, where prompts are to be made of them."""
+    many = len(project.label_space.labels) > settings.llm_labels
+    if project.active_round is None or not (many or settings.demonstration == "retrieval"):
+        return None
+    verified = Verified.read(store, settings, project)
+    if verified is None:
+        return None
+    folder = model_folder(settings, store.round(project.active_round))
+
+    def features_of(texts: Sequence[str]) -> Floats:
+        from coral_backend.slm.engine import Model  # torch, only where it is needed
+
+        return Model.load(folder).predict(texts)[1]
+
+    return Neighbours(verified, features_of)
 
 
 def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
@@ -612,12 +710,14 @@ __all__ = [
     "RoundRunner",
     "choose_demos",
     "model_folder",
+    "neighbours_of",
     "prompt_for",
     "reconcile",
     "refresh_project",
     "round_lease",
     "settings_for",
-    "strategy_for",
     "summary",
+    "sync_samples",
     "version_of",
+    "waits_until",
 ]

@@ -11,11 +11,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from coral_backend.exceptions import SettingsError
+
+REDIS_URL_FILE = "redis.url"
+"""Name of the file in MODEL_DIR that tells other processes where our Redis is."""
 
 
 class Settings(BaseModel):
@@ -86,6 +89,61 @@ class Settings(BaseModel):
     llm_max_tokens: int = Field(
         default=64, ge=1, alias="CORAL_LLM_MAX_TOKENS", description="Longest answer asked for, in tokens."
     )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        alias="CORAL_BUDGET",
+        description="Most that a round may cost at the LLM, in USD; it pauses before a request that could pass it.",
+    )
+    prices: Path | None = Field(
+        default=None, alias="CORAL_PRICES", description="YAML of your own prices, in the form of llm/prices.yaml."
+    )
+    batch: bool = Field(
+        default=False,
+        alias="CORAL_BATCH",
+        description="Ask through the endpoint's Batch API: cheaper, within 24 hours.",
+    )
+    batch_requests: int = Field(
+        default=50_000, ge=1, le=50_000, alias="CORAL_BATCH_REQUESTS", description="Most requests in one batch."
+    )
+    batch_poll_s: float = Field(
+        default=60.0, gt=0, alias="CORAL_BATCH_POLL_S", description="How often a batch is looked at, in seconds."
+    )
+    llm_models: str = Field(
+        default="",
+        alias="CORAL_LLM_MODELS",
+        description="Several model names at the endpoint, cheapest first, with commas; default: CORAL_LLM_MODEL alone.",
+    )
+    llm_context: int = Field(
+        default=16_384,
+        ge=0,
+        alias="CORAL_LLM_CONTEXT",
+        description="Tokens that the model reads; examples are dropped, then the text is cut, to fit. 0: no bound.",
+    )
+    llm_labels: int = Field(
+        default=26,
+        ge=2,
+        alias="CORAL_LLM_LABELS",
+        description="Most labels in a prompt; of longer label sets the likeliest are listed.",
+    )
+    llm_confidence: Literal["auto", "logprobs", "samples", "verbalised", "none"] = Field(
+        default="auto",
+        alias="CORAL_LLM_CONFIDENCE",
+        description="auto (log-probabilities if the endpoint has them), logprobs (option letters), samples, verbalised or none.",
+    )
+    llm_rpm: int | None = Field(
+        default=None,
+        ge=1,
+        alias="CORAL_LLM_RPM",
+        description="Requests a minute that the endpoint allows, for all workers together; default: no limit of ours.",
+    )
+    llm_tpm: int | None = Field(
+        default=None,
+        ge=1,
+        alias="CORAL_LLM_TPM",
+        description="Tokens a minute that the endpoint allows, for all workers together; default: no limit of ours.",
+    )
     recorded_key: str | None = Field(
         default=None, alias="CORAL_RECORDED_KEY", description="Key of task data with labels that exist already."
     )
@@ -100,13 +158,21 @@ class Settings(BaseModel):
     task_strategy: str = Field(
         default="auto", alias="CORAL_TASK", description="File name in strategies/tasks; auto = by labels."
     )
+    annotation: str = Field(
+        default="single",
+        alias="CORAL_ANNOTATION",
+        description="Annotation strategy: single, vote, chain, two_candidates or small_first.",
+    )
+    votes: int = Field(
+        default=3, ge=1, le=20, alias="CORAL_VOTES", description="Answers to each text that vote and samples ask for."
+    )
     first_demonstration: str = Field(
         default="self_labeling", alias="CORAL_FIRST_DEMONSTRATION", description="Demonstration strategy of round 1."
     )
     demonstration: str = Field(
         default="distilled_selection",
         alias="CORAL_DEMONSTRATION",
-        description="Demonstration strategy of later rounds.",
+        description="Demonstration strategy of later rounds: distilled_selection, or retrieval (the nearest to each text).",
     )
     prompt_task: str | None = Field(
         default=None, alias="CORAL_PROMPT_TASK", description="First part of the prompt; default: the task strategy's."
@@ -238,11 +304,27 @@ class Settings(BaseModel):
         return {name: getattr(self, name) for name in sorted(PROJECT_OPTIONS)}
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are asked, cheapest first; at least one."""
+        names = tuple(dict.fromkeys(name.strip() for name in self.llm_models.split(",") if name.strip()))
+        return names or (self.llm_model,)
+
+    @property
     def store_url(self) -> str:
         """The SQLAlchemy URL of the store. May hold a password: never log it."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.model_dir.resolve() / 'coral.sqlite3'}"
+
+    @property
+    def known_redis_url(self) -> str | None:
+        """The address of the Redis that is set, or that we run in MODEL_DIR; None without one. May hold a password."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        try:
+            return (self.model_dir / REDIS_URL_FILE).read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
 
 
 PROJECT_OPTIONS = frozenset(
@@ -250,6 +332,8 @@ PROJECT_OPTIONS = frozenset(
         "annotator", "llm_model", "recorded_key", "max_text_chars", "task_strategy", "first_demonstration",
         "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "seed",
         "prompt_task", "prompt_demonstration", "prompt_output", "label_definitions", "review_share",
+        "budget", "batch",
+        "annotation", "votes", "llm_models", "llm_context", "llm_labels", "llm_confidence",
     }
 )  # fmt: skip
 """Fields that a project may set for itself, and that a round stores to be repeatable."""

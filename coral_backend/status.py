@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from coral_backend.costs import CostLine, cost_lines, cost_of
 from coral_backend.store import Store
-from coral_backend.types import Flag, Project, Round, Stage
+from coral_backend.types import Flag, Project, Round, Spend, Stage
 
-__all__ = ["ProjectStatus", "RoundLine", "status_of"]
+__all__ = ["ProjectStatus", "RoundLine", "status_of", "tokens_of"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,14 @@ class RoundLine:
         How many tasks that is.
     tokens : int
         Prompt and completion tokens that the round's answers took; 0 for a retraining.
+    requests : int
+        Requests to an LLM.
+    cost : float or None
+        USD of those requests; None where a price is not known, or the round is older than the counting.
+    cost_per_label : float or None
+        USD for each task of the round that got a label.
+    budget : float or None
+        The most that the round may cost, in USD.
     """
 
     name: str
@@ -41,6 +50,10 @@ class RoundLine:
     seconds: float
     model_version: str | None
     error: str | None
+    requests: int = 0
+    cost: float | None = None
+    cost_per_label: float | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,10 @@ class ProjectStatus:
         Of the round that serves.
     progress : mapping
         Of the active round: stage to ``{"done", "total", ...}``.
+    cost : float or None
+        USD of all requests to LLMs; None where a price is not known.
+    costs : tuple of CostLine
+        The same by round and annotator.
     """
 
     id: int
@@ -81,6 +98,8 @@ class ProjectStatus:
     active: RoundLine | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cost: float | None = None
+    costs: tuple[CostLine, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -99,7 +118,11 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
     samples, answers = store.samples(project_id), store.llm_labels(project_id)
     human = {task_id: str(label.label) for task_id, label in store.human_labels(project_id).items()}
     usage, rounds = store.llm_usage(project_id), store.rounds(project_id)
-    lines = tuple(_line(store, project, one, human, usage) for one in reversed(rounds))
+    spending = store.ledger.spending(project_id)
+    lines = tuple(
+        _line(store, project, one, human, usage, spending=spending.get(one.id, [])) for one in reversed(rounds)
+    )
+    tokens = tokens_of([one for spent in spending.values() for one in spent], list(usage.values()))
     active = store.active_round(project_id)
     serving = store.round(project.active_round) if project.active_round is not None else None
     flags = serving.metrics.get("flags", {}) if serving else {}
@@ -118,20 +141,30 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
         new_changes=max(0, project.changes - learned),
         waiting=len(store.wanted(project_id)),
         flags={str(flag): int(flags.get(str(flag), 0)) for flag in Flag},
-        tokens={kind: sum(one[f"{kind}_tokens"] or 0 for one in usage.values()) for kind in ("prompt", "completion")},
+        tokens=tokens,
         rounds=lines,
         active=next((line for line in lines if active is not None and line.name == active.name), None),
         progress={str(stage): active.progress[stage] for stage in Stage if stage in active.progress} if active else {},
         notes=tuple(str(note) for note in (serving.metrics.get("notes") or ())) if serving else (),
+        cost=cost_of([one for spent in spending.values() for one in spent], tokens=sum(tokens.values())),
+        costs=tuple(cost_lines(store, project_id, rounds)),
     )
 
 
 def _line(
-    store: Store, project: Project, one: Round, human: Mapping[int, str], usage: Mapping[int, Mapping[str, int]]
+    store: Store,
+    project: Project,
+    one: Round,
+    human: Mapping[int, str],
+    usage: Mapping[int, Mapping[str, int]],
+    *,
+    spending: Sequence[Spend],
 ) -> RoundLine:
     verdicts = store.verdicts(project.id, one.id, list(human)) if human else []
     pairs = [(human[v.task_id], v) for v in verdicts]
     spent = usage.get(one.number, {}) if one.revision == 0 else {}
+    tokens = sum(tokens_of(spending, [spent]).values())
+    cost, labels = cost_of(spending, tokens=tokens), spent.get("labels") or 0
     return RoundLine(
         name=one.name,
         status=str(one.status),
@@ -140,11 +173,28 @@ def _line(
         slm=_share([label == v.slm_label for label, v in pairs]),
         compared=len(pairs),
         flags=dict(one.metrics.get("flags", {})),
-        tokens=sum((spent.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion")),
+        tokens=tokens,
         seconds=round(sum(one.metrics.get("seconds", {}).values()), 1),
         model_version=one.model_version,
         error=one.error,
+        requests=sum(line.requests for line in spending),
+        cost=cost,
+        cost_per_label=cost / labels if cost is not None and labels else None,
+        budget=one.settings.get("budget"),
     )
+
+
+def tokens_of(spending: Sequence[Spend], usage: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the tokens of the requests; of the answers, where the requests of an older version were not counted.
+
+    An answer that a batch brought, or an earlier request, took no tokens of its own.
+    """
+    of_requests = {
+        "prompt": sum(s.prompt_tokens for s in spending),
+        "completion": sum(s.completion_tokens for s in spending),
+    }
+    of_answers = {kind: sum(one.get(f"{kind}_tokens") or 0 for one in usage) for kind in of_requests}
+    return {kind: max(of_requests[kind], of_answers[kind]) for kind in of_requests}
 
 
 def _annotator(answers: Any) -> str | None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from coral_backend.exceptions import SettingsError
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
-from coral_backend.types import Demo, Project
+from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
 
-__all__ = ["PARTS", "named_strategy", "prompt_for", "strategy_for"]
+__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for"]
 
 PARTS: Mapping[str, str] = {
     "prompt_task": "task_description",
@@ -50,9 +50,31 @@ def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
     return strategy
 
 
-def prompt_for(settings: Settings, project: Project, demos: Sequence[Demo]) -> Prompt:
-    """Return the prompt of a project with these demonstrations."""
+def label_space_of(settings: Settings, project: Project) -> LabelSpace:
+    """Return the project's labels with the meanings that the settings give them."""
     space = project.label_space
-    meanings = {**space.definitions, **settings.definitions}
-    strategy = strategy_for(settings, project)
-    return Prompt.build(strategy, replace(space, definitions=meanings), demos, max_chars=settings.max_text_chars)
+    return replace(space, definitions={**space.definitions, **settings.definitions})
+
+
+def prompt_for(
+    settings: Settings,
+    project: Project,
+    demos: Sequence[Demo],
+    *,
+    strategy: TaskStrategy | None = None,
+    listed: Sequence[str] | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Prompt:
+    """Return the prompt of a project with these demonstrations; see ``Prompt.build`` for `listed` and `candidates`."""
+    return Prompt.build(
+        strategy or strategy_for(settings, project),
+        label_space_of(settings, project),
+        demos,
+        max_chars=settings.max_text_chars,
+        context=settings.llm_context,
+        answer_tokens=settings.llm_max_tokens,
+        listed=listed,
+        candidates=candidates,
+        coded=settings.llm_confidence == "logprobs",
+        verbalised=settings.llm_confidence == "verbalised",
+    )

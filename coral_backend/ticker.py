@@ -13,7 +13,7 @@ import time
 from coral_backend import jobs, queue
 from coral_backend.catch_up import catch_up_is_possible
 from coral_backend.exceptions import ConflictError, CoralError
-from coral_backend.rounds import round_lease
+from coral_backend.rounds import round_lease, waits_until
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Project, Round, RoundStatus
@@ -57,6 +57,8 @@ def tick(settings: Settings, store: Store, *, now: float) -> list[str]:
             jobs.request_advance(settings, number, stage=store.round(number).stage, redis=redis)
         elif verb == "catch-up":
             jobs.request_catch_up(settings, number, redis=redis)
+        elif verb == "settle":
+            jobs.request_settle(settings, number, redis=redis)
         else:
             jobs.request_read_back(settings, number, redis=redis)
     return [f"{verb} {number}" for verb, number in due]
@@ -79,6 +81,9 @@ def _due(settings: Settings, store: Store, project: Project, now: float) -> list
             due.append(("advance", active.id))
     elif retraining_is_due(store, settings, project, now):
         due.append(("retrain", project.id))
+    for round_id, looked_at in store.ledger.rounds_with_open_batches(project.id).items():
+        if (active is None or active.id != round_id) and now - looked_at >= settings.batch_poll_s:
+            due.append(("settle", round_id))
     if now >= (project.catch_up_after or 0.0) and catch_up_is_possible(store, project) and store.wanted(project.id):
         due.append(("catch-up", project.id))
     if project.active_round is not None and now - (project.reconciled_at or 0.0) >= settings.reconcile_seconds:
@@ -88,6 +93,8 @@ def _due(settings: Settings, store: Store, project: Project, now: float) -> list
 
 def _abandoned(store: Store, active: Round, now: float) -> bool:
     if active.status is RoundStatus.PAUSED or store.lease_is_held(round_lease(active.id)):
+        return False
+    if now < waits_until(active):
         return False
     return now - active.updated_at >= (SILENT_SECONDS if active.error is None else RETRY_SECONDS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -192,6 +192,8 @@ class Answer:
         The annotator's own confidence in [0, 1]; None when unknown. Not calibrated.
     annotator : str
         Who answered, for example ``"openai:gpt-4o-mini"``.
+    missing_mass : float or None
+        Probability that the model gave to answers that are no label, where the confidence is from log-probabilities.
     """
 
     label: str | None
@@ -202,6 +204,144 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    missing_mass: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A completion that an endpoint gave, kept so that the same request is never paid twice.
+
+    Attributes
+    ----------
+    key : str
+        SHA-256 of the request as CORAL wanted it (``llm/replies.py`` ``reply_key``), 64 hex digits.
+    body : str
+        The JSON of the completion as it came, without the API key.
+    seconds : float
+        How long it took.
+    """
+
+    key: str
+    body: str
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """One ``opinion``: the answer to one question about one sample in one round.
+
+    Attributes
+    ----------
+    place : int
+        0 for the first question about the sample in the round.
+    candidates : tuple of str or None
+        The labels that the question listed; None for all.
+    """
+
+    place: int
+    answer: Answer
+    candidates: tuple[str, ...] | None = None
+    prompt_version: str = ""
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What requests to one annotator took: of one, or summed.
+
+    Attributes
+    ----------
+    annotator : str
+        Who was asked; in a strategy of several annotators, its link.
+    batch : bool
+        Whether it was asked through a Batch API.
+    requests : int
+        Requests that were answered, or may have been.
+    unsettled : int
+        Those of them whose usage never came (cut connection, killed request); they count with the most they can have cost.
+    characters : int
+        Characters of the settled requests' messages; with `prompt_tokens` this tells how long a token is.
+    cached_tokens : int
+        Those of `prompt_tokens` that the endpoint had in its prompt cache.
+    cost : float
+        USD, at the prices of the day; of the requests whose price is known.
+    unpriced : int
+        Requests whose price is not known.
+    """
+
+    annotator: str
+    batch: bool = False
+    requests: int = 0
+    unsettled: int = 0
+    characters: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+
+    @property
+    def known_cost(self) -> float | None:
+        """The cost in USD; None when the price of any request is not known."""
+        return None if self.unpriced else self.cost
+
+    def plus(self, other: Spend) -> Spend:
+        """Return the sum; who was asked is taken from this one."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
+        return replace(self, **sums)
+
+
+SUMS = (
+    "requests", "unsettled", "characters", "prompt_tokens", "cached_tokens", "completion_tokens", "cost", "unpriced",
+)  # fmt: skip
+"""The numbers of a ``Spend``."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that were handed to a Batch API together.
+
+    Attributes
+    ----------
+    key : str
+        Ours; the endpoint keeps it as metadata, so that a batch is found again whose id we did not live to store.
+    batch_id, file_id : str or None
+        The endpoint's, of the batch and of its requests; None until it has answered.
+    status : str
+        ``creating``, the endpoint's own word, or ``lost`` when the endpoint knows no batch with our key.
+    open : bool
+        Whether something may still come of it.
+    asked : tuple of str
+        The first 16 digits of the keys of its requests (``Reply.key``).
+    again : tuple of str
+        Those of them that it brought nothing for: they are asked live.
+    characters : int
+        Of all messages in it.
+    reserved : float
+        The most that it can cost, in USD, while it is open.
+    requests, done : int
+        How many it has, and how many the endpoint has finished.
+    """
+
+    key: str
+    project_id: int
+    round_id: int
+    batch_id: str | None
+    status: str
+    open: bool
+    annotator: str
+    asked: tuple[str, ...]
+    file_id: str | None = None
+    again: tuple[str, ...] = ()
+    characters: int = 0
+    reserved: float = 0.0
+    requests: int = 0
+    done: int = 0
+    error: str | None = None
+    created_at: float = 0.0
+    updated_at: float = 0.0
 
 
 @dataclass(frozen=True)

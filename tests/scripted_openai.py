@@ -8,6 +8,8 @@ when that is empty from a callable (``answer``). ``history`` keeps every request
         annotator = OpenAIAnnotator(Endpoint(server.base_url, key="test-key", model="scripted"))
         ...
         assert len(server.history) == 3
+
+As a process it is the fast and strict one of ``tests/scripted_server.py``: ``python -m tests.scripted_openai --help``.
 """
 
 from __future__ import annotations
@@ -254,3 +256,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 self.wfile.flush()
         self.close_connection = self.close_connection or reply.cut is not None
+
+
+if __name__ == "__main__":
+    from tests.scripted_server import main
+
+    main()

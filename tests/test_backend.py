@@ -278,7 +278,8 @@ def test_connecting_again_keeps_title_options_and_version(parts: Parts) -> None:
         ({"task_strategy": "nonsense"}, "task_strategy is 'nonsense'"),
         ({"slm_model": "/etc"}, "'/etc'. Allowed: embedded. .* set CORAL_SLM_MODEL in CORAL's environment"),
         ({"slm_model": "somebody/model"}, "slm_model is 'somebody/model'"),
-        ({"demonstration": "nonsense"}, "Allowed: distilled_selection, self_labeling"),
+        ({"demonstration": "nonsense"}, "Allowed: distilled_selection, retrieval, self_labeling"),
+        ({"annotation": "nonsense"}, "Allowed: chain, single, small_first, two_candidates, vote"),
         ({"first_demonstration": "nonsense"}, "first_demonstration is 'nonsense'"),
         ({"annotator": "nobody"}, "Allowed: auto, openai, embedded, recorded"),
     ],
@@ -292,6 +293,7 @@ def test_options_that_a_project_may_not_have(parts: Parts, options: dict[str, An
 
 def test_every_name_that_exists_may_be_an_option(parts: Parts) -> None:
     names = {"annotator": "recorded", "task_strategy": "topic", "demonstration": "self_labeling"}
+    names |= {"annotation": "chain", "llm_models": "a,b"}
     options = {**names, "first_demonstration": "distilled_selection", "slm_model": "embedded"}
     assert connect_project(parts.store, parts.settings, 1, CONFIG, options=options).options == options
     assert set(backend_module.ANNOTATORS) == {"auto", *_MAKERS}

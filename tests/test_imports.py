@@ -24,7 +24,17 @@ FILES = sorted(
 
 LEAVES = {"types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
-BELOW_ROUNDS = {"corpus_arrays", "heartbeat", "follow", "task_prompt"} & {Path(name).stem for name in FILES}
+BELOW_ROUNDS = {
+    "annotate",
+    "batches",
+    "corpus_arrays",
+    "costs",
+    "demos",
+    "follow",
+    "heartbeat",
+    "questions",
+    "task_prompt",
+} & {Path(name).stem for name in FILES}
 """Modules beside ``rounds`` that are parts of it."""
 
 TORCH = ("coral_backend/slm/", "strategies/distillation/")

@@ -19,7 +19,7 @@ def settings_table() -> str:
         default = field.default
         shown = (
             ""
-            if default is None or default is PydanticUndefined
+            if default in (None, "") or default is PydanticUndefined
             else f"`{str(default).lower() if isinstance(default, bool) else default}`"
         )
         star = " *" if name in PROJECT_OPTIONS else ""

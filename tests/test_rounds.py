@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from coral_backend import catch_up, corpus_arrays, rounds
+from coral_backend import annotate, catch_up, corpus_arrays, rounds
 from coral_backend.exceptions import EndpointError, InputError, LabelStudioError, ModelFileError, TrainingError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
@@ -60,7 +60,7 @@ class World:
         self.studio = FakeLabelStudio({i + 1: {"text": text} for i, text in enumerate(TEXTS)})
         self.llm = CountingLLM()
         monkeypatch.setattr("coral_backend.slm.engine.distil", quick_distil)
-        monkeypatch.setattr(rounds, "make_annotator", lambda *_: self.llm)
+        monkeypatch.setattr(annotate, "make_annotator", lambda *_: self.llm)
         refresh_project(self.store, self.client, 1)
 
     @property
@@ -311,7 +311,7 @@ def test_an_edited_text_is_judged_anew_and_its_old_prediction_goes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = world.run()
-    monkeypatch.setattr(catch_up, "make_annotator", lambda *_: world.llm)
+    monkeypatch.setattr(annotate, "make_annotator", lambda *_: world.llm)
     monkeypatch.setattr("coral_backend.slm.engine.Model", QuickModel)
     edited = Sample(4, "very good indeed")
     world.studio.tasks[4] = {"text": edited.text}
@@ -332,7 +332,7 @@ def test_lost_arrays_make_new_tasks_wait_instead_of_forgetting_them(
         file.unlink()
     world.llm.asked.clear()
     world.store.put_samples(1, [Sample(50, "new and good")], wanted=True)
-    monkeypatch.setattr(catch_up, "make_annotator", lambda *_: world.llm)
+    monkeypatch.setattr(annotate, "make_annotator", lambda *_: world.llm)
     with pytest.raises(ModelFileError, match="arrays of round 1 are missing"):
         catch_up.catch_up(world.store, world.settings, lambda: world.client, 1)
     assert world.store.wanted(1) == [50]

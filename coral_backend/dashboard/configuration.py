@@ -77,7 +77,8 @@ DEFINITION_PREFIX = "definition-"
 MAX_WORDS = 8_000
 """Characters of a prompt part; it is paid for with every request."""
 
-DEMONSTRATION_NAMES: Final = ("distilled_selection", "self_labeling")
+DEMONSTRATION_NAMES: Final = ("distilled_selection", "retrieval", "self_labeling")
+ANNOTATION_NAMES: Final = ("single", "vote", "chain", "two_candidates", "small_first")
 """As registered; asking the registry itself would load scikit-learn into the web process."""
 
 
@@ -215,6 +216,7 @@ def _choices(settings: Settings, project: Project, name: str) -> Sequence[str]:
         "task_strategy": ("auto", *tasks.names()),
         "first_demonstration": DEMONSTRATION_NAMES,
         "demonstration": DEMONSTRATION_NAMES,
+        "annotation": ANNOTATION_NAMES,
         "slm_model": ("embedded",),
     }
     if name not in known:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coral_backend.costs import cost_of
 from coral_backend.settings import Settings
+from coral_backend.status import tokens_of
 from coral_backend.store import Store, figures
-from coral_backend.types import Project, Round
+from coral_backend.types import Project, Round, Spend
 
 __all__ = ["Overview", "Row", "overview_of"]
 
@@ -60,24 +62,24 @@ def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
     """Return how `project` stands."""
     rounds, usage = store.rounds(project.id), store.llm_usage(project.id)
     counts, agreed = figures.counts(store, project.id, project.active_round), figures.agreement(store, project.id)
+    spending = store.ledger.spending(project.id)
     serving = next((one for one in rounds if one.id == project.active_round), None)
     learned = max((one.through_change for one in rounds), default=0)
     share = settings.with_options(project.options).review_share
     return Overview(
         counts=counts,
-        rows=[_row(one, agreed.get(one.id), usage.get(one.number, {})) for one in rounds],
+        rows=[_row(one, agreed.get(one.id), usage.get(one.number, {}), spending.get(one.id, [])) for one in rounds],
         serving=serving,
         new_changes=max(0, project.changes - learned),
         planned=math.ceil(counts.tasks * share),
         reviewed=counts.human,
-        tokens={kind: sum(one[f"{kind}_tokens"] or 0 for one in usage.values()) for kind in ("prompt", "completion")},
+        tokens=tokens_of([line for spent in spending.values() for line in spent], list(usage.values())),
         notes=[str(note) for note in (serving.metrics.get("notes") or ())] if serving else [],
     )
 
 
-def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any]) -> Row:
-    spent = usage if one.revision == 0 else {}
-    cost = one.metrics.get("cost")
+def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any], spending: Sequence[Spend]) -> Row:
+    tokens = sum(tokens_of(spending, [usage if one.revision == 0 else {}]).values())
     return Row(
         round=one,
         process="SLM retraining"
@@ -88,7 +90,7 @@ def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any])
         llm=agreed.llm / agreed.n if agreed else None,
         slm=agreed.slm / agreed.n if agreed else None,
         compared=agreed.n if agreed else 0,
-        tokens=sum(spent.get(f"{kind}_tokens") or 0 for kind in ("prompt", "completion")),
+        tokens=tokens,
         seconds=sum(one.metrics.get("seconds", {}).values()),
-        cost=float(cost) if isinstance(cost, int | float) else None,
+        cost=cost_of(spending, tokens=tokens) if tokens else None,
     )

@@ -8,6 +8,8 @@ from typing import Protocol, TypeAlias
 
 from coral_backend.exceptions import SettingsError
 from coral_backend.llm.prompt import Prompt
+from coral_backend.llm.replies import Replies
+from coral_backend.llm.spend import Meter
 from coral_backend.settings import Settings
 from coral_backend.types import Answer, Floats, Sample
 
@@ -25,10 +27,19 @@ class Question:
     ----------
     prompt : Prompt
         Most questions of a round share one; a strategy may ask about a sample with candidates or demonstrations of its own.
+    draw : int
+        0, 1, 2, ...: the same question asked again on purpose (at a temperature above 0) is another request.
+    temperature : float
+        Of the model's choice among likely words, from 0; an endpoint that takes none has its own.
+    logprobs : bool
+        Whether to ask for log-probabilities, where the endpoint gives them.
     """
 
     sample: Sample
     prompt: Prompt
+    draw: int = 0
+    temperature: float = 0.0
+    logprobs: bool = False
 
 
 class Annotator(Protocol):
@@ -52,7 +63,8 @@ class Annotator(Protocol):
         questions : iterable of Question
             At most one a sample; read as the work goes on, so that a generator over a large corpus stays small.
         on_answer : callable
-            Called once for every sample, in any order, before the slot that got the answer goes on.
+            Called once for every sample, in any order, before the slot that got the answer goes on. It may be called inside
+            a transaction of the store, so it should write the answer and do nothing slow.
         check : callable
             Called between items, and at least once a second while waiting. What it raises (``RoundStopped``,
             ``LeaseLostError``) cancels the requests in flight and leaves this method.
@@ -70,13 +82,19 @@ def asked(samples: Iterable[Sample], prompt: Prompt) -> Iterator[Question]:
     return (Question(sample, prompt) for sample in samples)
 
 
-def make_annotator(settings: Settings, embed: Embed | None = None) -> Annotator:
+def make_annotator(
+    settings: Settings, embed: Embed | None = None, replies: Replies | None = None, meter: Meter | None = None
+) -> Annotator:
     """Return the annotator that `settings` ask for.
 
     Parameters
     ----------
+    replies : Replies or None
+        Where paid replies are kept (``store.replies``); without it this process's memory keeps the newest.
     embed : callable or None
         The sentence encoder of the ``embedded`` annotator; its attribute ``name``, if any, goes into the annotator's name.
+    meter : Meter or None
+        Counts what requests to an LLM cost, and keeps them under a budget.
 
     Raises
     ------
@@ -88,7 +106,7 @@ def make_annotator(settings: Settings, embed: Embed | None = None) -> Annotator:
         choice = "openai" if settings.openai_base_url or settings.openai_api_key else "embedded"
     if choice not in _MAKERS:
         raise SettingsError(f"CORAL_ANNOTATOR is {choice!r}. Allowed: auto, {', '.join(sorted(_MAKERS))}.")
-    return _MAKERS[choice](settings, embed)
+    return _MAKERS[choice](settings, embed, replies, meter)
 
 
 def abstained(sample: Sample, annotator: str) -> Answer | None:
@@ -100,13 +118,13 @@ def abstained(sample: Sample, annotator: str) -> Answer | None:
     return None
 
 
-def _openai(settings: Settings, _: Embed | None) -> Annotator:
-    from coral_backend.llm.openai import OpenAIAnnotator  # the SDK takes a second to import
+def _openai(settings: Settings, _: Embed | None, replies: Replies | None, meter: Meter | None) -> Annotator:
+    from coral_backend.llm.openai import OpenAIAnnotator
 
-    return OpenAIAnnotator.from_settings(settings)
+    return OpenAIAnnotator.from_settings(settings, replies, meter)
 
 
-def _embedded(_: Settings, embed: Embed | None) -> Annotator:
+def _embedded(_: Settings, embed: Embed | None, *__: object) -> Annotator:
     from coral_backend.llm.embedded import EmbeddedAnnotator
 
     if embed is None:
@@ -116,7 +134,7 @@ def _embedded(_: Settings, embed: Embed | None) -> Annotator:
     return EmbeddedAnnotator(embed)
 
 
-def _recorded(settings: Settings, _: Embed | None) -> Annotator:
+def _recorded(settings: Settings, *_: object) -> Annotator:
     from coral_backend.llm.recorded import RecordedAnnotator
 
     if not settings.recorded_key:
@@ -126,7 +144,7 @@ def _recorded(settings: Settings, _: Embed | None) -> Annotator:
     return RecordedAnnotator(settings.recorded_key)
 
 
-_MAKERS: dict[str, Callable[[Settings, Embed | None], Annotator]] = {
+_MAKERS: dict[str, Callable[[Settings, Embed | None, Replies | None, Meter | None], Annotator]] = {
     "openai": _openai,
     "embedded": _embedded,
     "recorded": _recorded,

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
-import httpx2
-import openai
-
 from coral_backend.exceptions import EndpointError, SettingsError
+from coral_backend.llm.base import Question
+from coral_backend.llm.limiter import Estimate, Limiter, Window
 from coral_backend.llm.parse import Completion, ReplyError, read_reply
-from coral_backend.llm.prompt import Prompt
 from coral_backend.llm.retry import (
     LONGEST_PAUSE_S,
     SHORTEST_SECRET,
     Budget,
-    Gate,
     Pace,
     Verdict,
     advice,
@@ -29,8 +27,13 @@ from coral_backend.llm.retry import (
     retry_after,
     scrub,
 )
+from coral_backend.llm.shape import Known, Shape
+from coral_backend.llm.spend import Till
+from coral_backend.llm.transport import BrokenError, Response, Transport
 
-CONNECT_TIMEOUT_S = 10.0
+Messages: TypeAlias = list[dict[str, str]]
+Remember: TypeAlias = Callable[[Shape], None]
+
 FIRST_CONNECTS = 4
 """An endpoint that never answered in this run is unreachable after so many attempts for one item."""
 
@@ -90,45 +93,6 @@ class Endpoint:
         return len(self.key) >= SHORTEST_SECRET
 
 
-@dataclass
-class Shape:
-    """Which optional parts of a request the endpoint accepts; settled by the first request that it does accept.
-
-    An endpoint that accepts the JSON schema and ignores it does no harm: every answer is checked against the labels by us.
-    """
-
-    schema: bool = True
-    temperature: bool = True
-    tokens_name: str = "max_tokens"
-    settled: bool = False
-
-    def adapt(self, complaint: str) -> bool:
-        """Rename or drop what `complaint` names, else drop the schema; False when there is nothing left to change."""
-        complaint = complaint.lower()
-        if "max_completion_tokens" in complaint and self.tokens_name == "max_tokens":
-            self.tokens_name = "max_completion_tokens"
-        elif "temperature" in complaint and self.temperature:
-            self.temperature = False
-        elif self.schema:
-            self.schema = False
-        else:
-            return False
-        return True
-
-    def reset(self) -> None:
-        """Forget what was tried: it was the text that the endpoint did not accept."""
-        self.schema, self.temperature, self.tokens_name = True, True, "max_tokens"
-
-    def parameters(self, prompt: Prompt, max_tokens: int) -> dict[str, Any]:
-        """Return the parameters of a request beside model and messages."""
-        values: dict[str, Any] = {self.tokens_name: max_tokens}
-        if self.temperature:
-            values["temperature"] = 0
-        if self.schema:
-            values["response_format"] = prompt.response_format()
-        return values
-
-
 class ItemFailedError(Exception):
     """The endpoint gave no completion for this item; the text is the reason, safe to show.
 
@@ -146,6 +110,21 @@ class ItemFailedError(Exception):
         self.about_the_text = about_the_text
 
 
+@dataclass(frozen=True)
+class Paid:
+    """One completion and what it was read from.
+
+    Attributes
+    ----------
+    body : str
+        The reply as it came, without the key.
+    """
+
+    completion: Completion
+    body: str
+    seconds: float
+
+
 class Client:
     """The endpoint during one run, shared by all slots; make it with ``connected``.
 
@@ -153,27 +132,42 @@ class Client:
     ----------
     replies : int
         Completions received.
+    requests : int
+        Requests sent.
     """
 
-    def __init__(self, api: openai.AsyncOpenAI, endpoint: Endpoint, pace: Pace, shape: Shape) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        endpoint: Endpoint,
+        *,
+        pace: Pace,
+        limiter: Limiter,
+        known: Known,
+        remember: Remember,
+        till: Till,
+    ) -> None:
         self.endpoint = endpoint
-        self.replies = 0
-        self._api, self._pace, self._shape = api, pace, shape
-        self._gate = Gate(pace)
+        self.replies = self.requests = 0
+        self._transport, self._pace, self._limiter = transport, pace, limiter
+        self._known, self._remember, self._till = known, remember, till
+        self._window = Window(endpoint.concurrency, pace.clock)
+        self._estimate = Estimate(endpoint.max_tokens)
         self._refused_in_a_row = 0
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, endpoint: Endpoint, pace: Pace, shape: Shape) -> AsyncIterator[Client]:
-        """Open the connections of a run; they are closed with the context."""
-        timeout = httpx2.Timeout(endpoint.timeout_s, connect=min(CONNECT_TIMEOUT_S, endpoint.timeout_s))
-        limits = httpx2.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
-        # A redirect would send the texts to an address that nobody set.
-        async with httpx2.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False) as http:
-            api = openai.AsyncOpenAI(api_key=endpoint.key, base_url=endpoint.base_url, max_retries=0, http_client=http)
-            yield cls(api, endpoint, pace, shape)
+    async def connected(
+        cls, endpoint: Endpoint, *, pace: Pace, limiter: Limiter, known: Known, remember: Remember, till: Till
+    ) -> AsyncIterator[Client]:
+        """Open the connections of a run; they are closed with the context. Requests are paid at `till`."""
+        async with (
+            Transport.connected(endpoint.base_url, endpoint.key, endpoint.concurrency) as transport,
+            limiter.running(),
+        ):
+            yield cls(transport, endpoint, pace=pace, limiter=limiter, known=known, remember=remember, till=till)
 
-    async def complete(self, prompt: Prompt, messages: list[dict[str, str]], budget: Budget) -> Completion:
+    async def complete(self, question: Question, messages: Messages, budget: Budget) -> Paid:
         """Send one request until a completion comes, or the item's time is up.
 
         Raises
@@ -185,95 +179,104 @@ class Client:
         """
         reason, malformed = "no answer", 0
         for attempt in itertools.count():
-            await self._gate.passed()
-            if budget.left <= 0:
-                break
             asked, limited = 0.0, False
             try:
-                return await self._send(prompt, messages, budget)
+                async with self._window:
+                    return await self._send(question, messages, budget, reason)
             except ReplyError as error:
                 reason, malformed = self.safe(str(error)), malformed + 1
                 if malformed >= MALFORMED_TRIES:
                     raise ItemFailedError(reason) from None
-            except openai.APIStatusError as error:
-                limited = error.status_code == 429
-                reason, asked = self._refusal(error)
-            except openai.APIConnectionError as error:
+            except _RefusedError as refusal:
+                limited = refusal.response.status == 429
+                reason, asked = await self._refusal(refusal)
+            except BrokenError as error:
                 reason = self._disconnection(error, budget)
             wait = max(asked, self._pace.backoff(attempt))
             budget.spend(0.0 if limited else wait - asked)
             await self._pace.sleep(wait)
-        raise ItemFailedError(f"{reason}; gave up after {self.endpoint.timeout_s:g} s", unreachable=budget.unreachable)
+        raise AssertionError("the loop ends by return or raise")
 
-    async def _send(self, prompt: Prompt, messages: list[dict[str, str]], budget: Budget) -> Completion:
+    async def _send(self, question: Question, messages: Messages, budget: Budget, reason: str) -> Paid:
         """Send one request; again in another shape while the endpoint does not accept the shape."""
+        chars = sum(len(message["content"]) for message in messages)
         while True:
-            try:
-                body = await self._post(prompt, messages, budget)
-            except openai.APIStatusError as error:
-                if judge(error.status_code, error.response.text) is not Verdict.REQUEST:
-                    raise
-                self._reshape(error)
-                continue
-            completion = read_reply(body)
-            self._shape.settled = True
-            self._refused_in_a_row = 0
-            self.replies += 1
-            return completion
-
-    async def _post(self, prompt: Prompt, messages: list[dict[str, str]], budget: Budget) -> bytes:
-        """Return the body of one reply with a good status, within the item's deadline."""
-        parameters = self._shape.parameters(prompt, self.endpoint.max_tokens)
-        started = self._pace.clock()
-        try:
-            # The SDK's own timeout is for each read: a reply that drips would outlive it.
-            async with asyncio.timeout(max(0.0, budget.left)):
-                raw = await self._api.chat.completions.with_raw_response.create(
-                    model=self.endpoint.model,
-                    messages=messages,  # type: ignore[arg-type] # its TypedDicts say no more than these dicts
-                    **parameters,
+            reserved = self._estimate.tokens(chars)
+            await self._limiter.start(reserved)
+            if budget.left <= 0:
+                raise ItemFailedError(
+                    f"{reason}; gave up after {self.endpoint.timeout_s:g} s", unreachable=budget.unreachable
                 )
+            shape = self._known.shape
+            sent_at = self._pace.clock()
+            parameters = shape.parameters(question, self.endpoint.max_tokens)
+            async with self._till.paying(messages, parameters, _never_sent) as payment:
+                response = await self._post(question, messages, shape, budget)
+                payment.settle(response.status, response.body)
+            if response.status == 200:
+                break
+            if judge(response.status, response.text) is not Verdict.REQUEST:
+                raise _RefusedError(response, sent_at)
+            self._reshape(response, shape, question)
+        completion = read_reply(response.body)
+        self._window.went_well()
+        self._refused_in_a_row = 0
+        self.replies += 1
+        self._estimate.learn(chars, completion.prompt_tokens, completion.completion_tokens)
+        if used := completion.prompt_tokens + completion.completion_tokens:
+            self._limiter.settle(reserved, used)
+        if self._known.accepted(shape, question):
+            self._remember(shape)
+        return Paid(completion, self.unsecret(response.text), self._pace.clock() - sent_at)
+
+    async def _post(self, question: Question, messages: Messages, shape: Shape, budget: Budget) -> Response:
+        """Return the response to one request, within the item's deadline."""
+        parameters = shape.parameters(question, self.endpoint.max_tokens)
+        body = json.dumps({"model": self.endpoint.model, "messages": messages, **parameters}).encode()
+        started = self._pace.clock()
+        self.requests += 1
+        try:
+            # The deadline is for the whole: a reply that drips would outlive one for each read.
+            async with asyncio.timeout(max(0.0, budget.left)):
+                response = await self._transport.post(body)
         except TimeoutError:
             raise ItemFailedError(f"no answer in {self.endpoint.timeout_s:g} s") from None
-        except openai.APIStatusError:
-            budget.was_reached()
-            raise
         finally:
             budget.spend(self._pace.clock() - started)
         budget.was_reached()
-        return raw.http_response.content
+        return response
 
-    def _reshape(self, error: openai.APIStatusError) -> None:
+    def _reshape(self, response: Response, sent: Shape, question: Question) -> None:
         """Change the shape after a request was not accepted; raise when it is not the shape that is wrong."""
-        body = error.response.text
-        about_the_text = is_about_the_text(error.status_code, body) or self._shape.settled
-        if not about_the_text and self._shape.adapt(body):
-            return
-        if not self._shape.settled:
-            self._shape.reset()
-        raise ItemFailedError(self._complaint(error), about_the_text=about_the_text) from None
+        if is_about_the_text(response.status, response.text):
+            raise ItemFailedError(self._complaint(response), about_the_text=True)
+        confirmed = self._known.confirmed
+        if not self._known.refused(sent, response.text, question):
+            raise ItemFailedError(self._complaint(response), about_the_text=confirmed)
 
-    def _refusal(self, error: openai.APIStatusError) -> tuple[str, float]:
+    async def _refusal(self, refusal: _RefusedError) -> tuple[str, float]:
         """Return the reason for a refusal that may pass and the seconds it asks to wait; raise for one that will not."""
-        complaint = self._complaint(error)
-        if judge(error.status_code, error.response.text) is Verdict.STOP:
-            raise EndpointError(f"{complaint}. {advice(error.status_code, self.endpoint.model)}") from None
+        response = refusal.response
+        complaint = self._complaint(response)
+        if judge(response.status, response.text) is Verdict.STOP:
+            raise EndpointError(f"{complaint}. {advice(response.status, self.endpoint.model)}") from None
         self._refused_in_a_row += 1
         if self._refused_in_a_row >= REFUSALS_PER_SLOT * self.endpoint.concurrency:
             raise EndpointError(
                 f"{complaint}; {self._refused_in_a_row} requests in a row were refused. Resume the round when it takes some."
             ) from None
-        seconds = retry_after(error.response.headers, self._pace.wall()) or 0.0
+        if response.status == 429:
+            self._window.refused(refusal.sent_at)
+        seconds = retry_after(response.headers, self._pace.wall()) or 0.0
         if seconds > LONGEST_PAUSE_S:
             raise EndpointError(f"{complaint}; it asks to wait {seconds:.0f} s. Resume the round after that.") from None
-        self._gate.close_for(seconds)
+        await self._limiter.close_for(seconds)
         return complaint, seconds
 
-    def _disconnection(self, error: openai.APIConnectionError, budget: Budget) -> str:
+    def _disconnection(self, error: BrokenError, budget: Budget) -> str:
         """Return the reason for a connection that broke or never was; raise when the endpoint was never there."""
-        cause = error.__cause__ or error
-        detail = f"{type(cause).__name__} {self.safe(str(cause))}".strip()
-        if not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+        detail = self.safe(str(error))
+        if error.found:
             budget.was_reached()
             return f"the connection broke ({detail})"
         budget.connects_failed += 1
@@ -292,9 +295,34 @@ class Client:
         """Return `text` as one short line without the key."""
         return scrub(text, self.endpoint.key)
 
-    def _complaint(self, error: openai.APIStatusError) -> str:
-        said = error.body.get("message") if isinstance(error.body, dict) else None
-        text = self.safe(said if isinstance(said, str) else error.response.text)
-        return f"The LLM endpoint {self.endpoint.base_url} answered {error.status_code}" + (
-            f" ({text})" if text else ""
-        )
+    def unsecret(self, text: str) -> str:
+        """Return `text` without the key."""
+        return text.replace(self.endpoint.key, "[key]") if self.endpoint.has_secret else text
+
+    def _complaint(self, response: Response) -> str:
+        text = self.safe(_said(response))
+        return f"The LLM endpoint {self.endpoint.base_url} answered {response.status}" + (f" ({text})" if text else "")
+
+
+class _RefusedError(Exception):
+    """A response with a status that is neither 200 nor about the request."""
+
+    def __init__(self, response: Response, sent_at: float) -> None:
+        super().__init__(response.status)
+        self.response, self.sent_at = response, sent_at
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Say whether a request that ended so reached nobody."""
+    return isinstance(error, BrokenError) and not error.found
+
+
+def _said(response: Response) -> str:
+    """Return the message of an error in OpenAI's form, else the whole body."""
+    try:
+        data = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return response.text
+    error = data.get("error", data) if isinstance(data, dict) else None
+    said = error.get("message") if isinstance(error, dict) else error
+    return said if isinstance(said, str) else response.text

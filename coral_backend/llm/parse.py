@@ -34,12 +34,16 @@ class Completion:
         The model's answer; empty when it gave none.
     unusable : str or None
         Why the answer must not be read although there is one: cut off, filtered, refused.
+    logprobs : tuple of dict
+        What the endpoint says about each token of the answer, unchecked (``token``, ``logprob``, ``top_logprobs``); empty
+        when it says nothing.
     """
 
     text: str
     unusable: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    logprobs: tuple[dict[str, Any], ...] = ()
 
 
 def read_reply(body: bytes) -> Completion:
@@ -90,6 +94,20 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
     return (label, None) if label is not None else (None, f"{plain(named)[:80]!r} is none of the {len(labels)} labels")
 
 
+def read_sureness(text: str) -> float | None:
+    """Return the ``confidence`` of an answer's JSON in [0, 1], given in per cent; None where it has none in 0 to 100."""
+    try:
+        data = json.loads(_unwrapped(text), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):
+        return None
+    values = (
+        [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, _Pairs) else []
+    )
+    if len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], int | float):
+        return None
+    return float(values[0]) / 100.0 if 0 <= values[0] <= 100 else None
+
+
 def match_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the one of `labels` that `text` is, up to case, blanks, quotes and a final stop; None where none or two are."""
     if text in labels:
@@ -125,7 +143,13 @@ def _completion(choice: dict[str, Any], message: dict[str, Any], usage: object) 
         unusable,
         _count(usage, "prompt_tokens"),
         _count(usage, "completion_tokens"),
+        _logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(said: object) -> tuple[dict[str, Any], ...]:
+    content = said.get("content") if isinstance(said, dict) else None
+    return tuple(token for token in content if isinstance(token, dict)) if isinstance(content, list) else ()
 
 
 def _content(content: object) -> str:

@@ -127,23 +127,6 @@ class Pace:
         return self.rng.uniform(0.0, min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempt, 16)))
 
 
-class Gate:
-    """Keep all slots from the endpoint until a time that the endpoint named."""
-
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self._opens_at = -math.inf
-
-    def close_for(self, seconds: float) -> None:
-        """Close for at least `seconds` from now."""
-        self._opens_at = max(self._opens_at, self._pace.clock() + seconds)
-
-    async def passed(self) -> None:
-        """Return when the gate is open."""
-        while (left := self._opens_at - self._pace.clock()) > 0:
-            await self._pace.sleep(left)
-
-
 @dataclass
 class Budget:
     """The time that one item has, and what became of its attempts.

@@ -30,13 +30,11 @@ from redis.retry import Retry
 
 from coral_backend.exceptions import QueueUnavailableError, UnavailableError
 from coral_backend.services.processes import Process, Supervisor
+from coral_backend.settings import REDIS_URL_FILE
 
 __all__ = ["REDIS_URL_FILE", "RedisServer", "find_binary"]
 
 logger = logging.getLogger(__name__)
-
-REDIS_URL_FILE = "redis.url"
-"""Name of the file in MODEL_DIR that tells other processes where our Redis is."""
 
 OLDEST_SYSTEM_VERSION = (7, 2, 11)
 """Of Redis and Valkey: the first of the 7.2 line without CVE-2025-49844 (Lua)."""

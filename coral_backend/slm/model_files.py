@@ -22,7 +22,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 MANIFEST = "manifest.json"
 FACTS = "model.json"
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; another one is refused."""
 
 ALLOWED = (".safetensors", ".json")

@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select
 
-from coral_backend.store.tables import metadata, migrations, option_versions
+from coral_backend.store.tables import (
+    batches,
+    endpoints,
+    metadata,
+    migrations,
+    opinions,
+    option_versions,
+    replies,
+    spend,
+)
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -15,12 +24,34 @@ def m001_first_tables(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
+def m002_replies(connection: Connection) -> None:
+    """Create what keeps an endpoint's answers, and what is known of an endpoint; a new database has both already."""
+    metadata.create_all(connection, tables=[replies, endpoints])
+
+
+def m003_opinions(connection: Connection) -> None:
+    """Create what each annotator said, beside ``llm_labels``, which keeps what was decided."""
+    opinions.create(connection, checkfirst=True)
+
+
+def m004_spend(connection: Connection) -> None:
+    """Create the tables of what was asked and of batches; what was spent before is not known by the request."""
+    for table in (spend, batches):
+        table.create(connection, checkfirst=True)
+
+
 def m006_dashboard(connection: Connection) -> None:
     """Keep every version of a project's options."""
     option_versions.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m006_dashboard)
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    m001_first_tables,
+    m002_replies,
+    m003_opinions,
+    m004_spend,
+    m006_dashboard,
+)
 
 
 def migrate(connection: Connection) -> list[str]:

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 
 from coral_backend.exceptions import ConflictError
 from coral_backend.store import tables as t
+from coral_backend.store.engine import storable as cleaned
 from coral_backend.store.store import Store
-from coral_backend.store.store import _clean as cleaned
 
 __all__ = ["OptionVersion", "history", "is_superseded", "put"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, func, insert, or_, select, update
@@ -22,7 +24,11 @@ from coral_backend.exceptions import (
 from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.engine import open_engine
+from coral_backend.store.engine import storable as _clean
+from coral_backend.store.ledger import Ledger
 from coral_backend.store.migrations import migrate
+from coral_backend.store.opinions import Opinions
+from coral_backend.store.replies import Replies
 from coral_backend.types import (
     Answer,
     Demo,
@@ -69,18 +75,49 @@ class Store:
         SQLAlchemy URL of SQLite or PostgreSQL; missing tables are made.
     now : callable, optional
         Returns seconds since the epoch; tests pass their own.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        What requests took and cost, and the batches that are paid for.
+    opinions : Opinions
+        What each annotator said, before it was decided.
+    replies : Replies
+        What LLM endpoints answered and accept.
     """
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
         self._engine = open_engine(url)
         self._now = now
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        self._open = _Open()
+        self._upserts: dict[tuple[Any, ...], Any] = {}
+        self.ledger = Ledger(self)
+        self.opinions = Opinions(self)
+        self.replies = Replies(self)
         with self._write() as connection:
             migrate(connection)
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit everything that this thread writes in the block in one transaction; when the block raises, nothing.
+
+        Many small writes cost a fraction of what they cost alone. It holds the database's write lock: keep it short.
+        """
+        if self._open.connection is not None:
+            yield
+            return
+        with self._write() as connection:
+            self._open.connection = connection
+            try:
+                yield
+            finally:
+                self._open.connection = None
+                self._open.guarded.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -226,12 +263,20 @@ class Store:
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        key = ("project_id", "task_id", "round_number")
-        c = t.llm_labels.c
-        changed = or_(c.content_hash != sample.content_hash, c.prompt_version != prompt_version)
         with self._write() as connection:
             self._guard(connection, lease)
-            self._upsert(connection, t.llm_labels, [row], key=key, change=tuple(set(row) - set(key)), where=changed)
+            connection.execute(self._llm_label_upsert, row)
+
+    @cached_property
+    def _llm_label_upsert(self) -> Any:
+        # Made once: to put the statement together takes longer than to execute it.
+        key, c = ("project_id", "task_id", "round_number"), t.llm_labels.c
+        return self._upsert_into(
+            t.llm_labels,
+            key=key,
+            change=tuple(set(c.keys()) - set(key)),
+            where=lambda new: or_(c.content_hash != new.content_hash, c.prompt_version != new.prompt_version),
+        )
 
     def llm_labels(self, project_id: int, *, round_number: int | None = None) -> dict[int, Answer]:
         """Return each task's newest answer that still fits its content; only those of one round if given."""
@@ -252,13 +297,14 @@ class Store:
                 yield row.task_id, row.round_number, row.label
 
     def llm_usage(self, project_id: int) -> dict[int, dict[str, int]]:
-        """Return, for each round number, the answers asked for and the tokens they took."""
+        """Return, for each round number, the answers asked for, how many are labels, and the tokens they took."""
         c = t.llm_labels.c
-        sums = (func.count(), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
+        sums = (func.count(), func.count(c.label), func.sum(c.prompt_tokens), func.sum(c.completion_tokens))
         query = select(c.round_number, *sums).where(c.project_id == project_id).group_by(c.round_number)
         with self._read() as connection:
             rows = connection.execute(query.order_by(c.round_number)).all()
-        return {r[0]: {"answers": r[1], "prompt_tokens": r[2], "completion_tokens": r[3]} for r in rows}
+        names = ("answers", "labels", "prompt_tokens", "completion_tokens")
+        return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
     # --- human labels -----------------------------------------------------------------------------------------
 
@@ -454,10 +500,17 @@ class Store:
             raise ConflictError(f"Round {current.name} is {current.status}; only an active round can become {status}.")
         changes: dict[str, Any] = {"status": status, "error": _clean(error)}
         if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-            changes["progress"] = {k: v for k, v in current.progress.items() if k != "setbacks"}
+            changes["progress"] = {k: v for k, v in current.progress.items() if k not in {"setbacks", "waits_until"}}
         with self._write() as connection:
             self._guard(connection, lease)
             self._set_round(connection, round_id, changes)
+        return self.round(round_id)
+
+    def set_round_options(self, round_id: int, **options: Any) -> Round:
+        """Change settings that a round carries with it (its budget, whether it asks in batches)."""
+        current = self.round(round_id)
+        with self._write() as connection:
+            self._set_round(connection, round_id, {"settings": {**current.settings, **options}})
         return self.round(round_id)
 
     # --- verdicts ---------------------------------------------------------------------------------------------
@@ -537,11 +590,17 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
+        if self._open.connection is not None:
+            yield self._open.connection
+            return
         with _answering(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
+        if self._open.connection is not None:
+            yield self._open.connection
+            return
         with _answering(), self._engine.connect() as plain:
             connection = plain.execution_options(coral_writes=True)
             with connection.begin():
@@ -560,12 +619,21 @@ class Store:
         """Insert `rows`; where the key exists, change the columns named in `change` if `where` holds. Return the count."""
         if not rows:
             return 0
-        # One statement with many parameter sets: a VALUES list would be compiled anew for each length.
+        # One statement with many parameter sets: a VALUES list would be compiled anew for each length. It is kept, for to
+        # put it together takes longer than to execute it.
+        name = (table.name, tuple(key), tuple(change))
+        statement = self._upserts.get(name) if where is None else None
+        if statement is None:
+            statement = self._upsert_into(table, key=key, change=change, where=where)
+            if where is None:
+                self._upserts[name] = statement
+        return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
+
+    def _upsert_into(self, table: Table, *, key: Sequence[str], change: Sequence[str], where: Any) -> Any:
         statement = self._insert(table)
         condition = where(statement.excluded) if callable(where) else where
         values = {name: statement.excluded[name] for name in change}
-        statement = statement.on_conflict_do_update(index_elements=list(key), set_=values, where=condition)
-        return int(connection.execute(statement, list(rows), execution_options=COUNTED).rowcount)
+        return statement.on_conflict_do_update(index_elements=list(key), set_=values, where=condition)
 
     def _by_task(self, query: Any, column: Any, task_ids: Collection[int] | None) -> list[Row[Any]]:
         with self._read() as connection:
@@ -587,12 +655,14 @@ class Store:
         return {row.task_id: row.content_hash for row in self._by_task(query, c.task_id, task_ids)}
 
     def _guard(self, connection: Connection, lease: Lease | None) -> None:
-        if lease is None:
+        if lease is None or lease in self._open.guarded:
             return
         query = select(t.leases.c.token).where(t.leases.c.name == lease.name).with_for_update()
         token = connection.scalar(query)
         if token != lease.token:
             raise LeaseLostError(f"{lease.name} was taken over (token {token}, ours {lease.token}); this worker stops.")
+        if self._open.connection is not None:  # the row is locked until the commit
+            self._open.guarded.add(lease)
 
     def _renew(self, connection: Connection, lease: Lease) -> None:
         row = update(t.leases).where(t.leases.c.name == lease.name)
@@ -622,6 +692,14 @@ class Store:
             connection.execute(row.values(changes=t.projects.c.changes + changed, changed_at=self._now()))
 
 
+class _Open(threading.local):
+    """The transaction that ``Store.together`` has open in this thread, and the leases known to be ours in it."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.guarded: set[Lease] = set()
+
+
 @contextmanager
 def _answering() -> Iterator[None]:
     """Turn what the driver raises when the database is away, locked or full into our own error, without its SQL."""
@@ -639,13 +717,6 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def _clean(text: str | None) -> str | None:
-    """Make a text storable everywhere: PostgreSQL takes no NUL, neither database a lone surrogate."""
-    if text is None:
-        return None
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
 def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), max(1, size)))
 
@@ -657,7 +728,7 @@ def _project(row: Row[Any]) -> Project:
 
 
 def _answer(row: Row[Any]) -> Answer:
-    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
+    return Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__ if name != "missing_mass"})
 
 
 def _annotation_row(project_id: int, label: HumanLabel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -65,6 +66,76 @@ llm_labels = Table(
     Column("reason", Text),
     Column("confidence", Float),
     Column("annotator", Text, nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# What was asked of the endpoints, kept by the request and not by the label: a label may have taken several requests, or a
+# request brought none, and an answer that is replaced was paid for all the same.
+spend = Table(
+    "spend",
+    metadata,
+    Column("project_id", Integer, primary_key=True, autoincrement=False),
+    # 0: between rounds.
+    Column("round_id", Integer, primary_key=True, autoincrement=False),
+    Column("annotator", String(300), primary_key=True),
+    Column("batch", Boolean, primary_key=True),
+    Column("requests", Integer, nullable=False),
+    Column("unsettled", Integer, nullable=False),
+    Column("characters", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost", Float, nullable=False),
+    Column("unpriced", Integer, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("key", String(40), primary_key=True),
+    Column("project_id", Integer, nullable=False),
+    Column("round_id", Integer, ForeignKey("rounds.id"), nullable=False),
+    Column("batch_id", String(200)),
+    Column("file_id", String(200)),
+    Column("status", String(40), nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("annotator", String(300), nullable=False),
+    # The beginnings of the keys of its requests, under which ``replies`` keeps what it brings.
+    Column("asked", JSON, nullable=False),
+    # Those of them that are asked live, because it brought nothing.
+    Column("again", JSON, nullable=False),
+    Column("characters", BigInteger, nullable=False),
+    Column("reserved", Float, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("batches_by_round", "round_id"),
+)
+
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    Column("round_number", Integer, primary_key=True, autoincrement=False),
+    # 0 for the first question about a task in a round, 1 for the second ...; llm_labels keeps what was decided from them.
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("annotator", Text, nullable=False),
+    Column("label", Text),
+    Column("confidence", Float),
+    # Probability that the model gave to answers that are no label.
+    Column("missing_mass", Float),
+    # The labels that the question listed, where these were not all of them.
+    Column("candidates", JSON),
+    Column("raw", Text, nullable=False),
+    Column("reason", Text),
     Column("prompt_version", String(64), nullable=False),
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
@@ -164,4 +235,28 @@ option_versions = Table(
     Column("who", Text, nullable=False),
     Column("note", Text, nullable=False),
     Column("created_at", Float, nullable=False),
+)
+
+# What LLM endpoints answered, by the request: an answer is paid once, whoever asks again.
+replies = Table(
+    "replies",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("replies_by_age", "created_at"),
+)
+
+# What an LLM endpoint accepts in a request, found out by asking it.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("base_url", String(500), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("accepts", JSON, nullable=False),
+    Column("probed_at", Float, nullable=False),
 )

@@ -28,9 +28,9 @@ UNLABELED = -1
 FLOOR = 1e-4
 """No probability is smaller than this when it is multiplied: one source alone is never absolutely sure."""
 
-BLAME = 0.3
-"""Share of the SLM's doubt in the LLM's labels that is taken for errors of the LLM; the rest is ignorance of the SLM. In FreeAL's
-published files three of ten labels that its SLM contradicts are wrong."""
+BLAME = 0.7
+"""Share of the SLM's doubt in the LLM's labels that is taken for errors of the LLM; the rest is ignorance of the SLM. Over 13 files with
+real LLM labels the mean calibration error of the score is 0.24 with 0.3, 0.15 with 0.7; with 0.9 the SLM overrules the LLM wrongly."""
 
 NOISE_RANGE = (0.01, 0.4)
 """The LLM's assumed share of errors stays within this, whatever the SLM doubts."""
@@ -41,10 +41,10 @@ PRIOR_ERRORS = 5.0
 TEMPER = 0.7
 """Power of the SLM's odds: where the SLM is sure, the task is easy and the LLM errs less than on average."""
 
-OVERRULE = 1.5
+OVERRULE = 2.0
 """Another label must be so many times as probable as the LLM's to become the verdict."""
 
-SUPPORT = 30
+SUPPORT = 20
 """A label that was given less often than this overrules nothing: the SLM has seen too few of it to know better than the LLM."""
 
 

@@ -80,7 +80,8 @@ def test_gold_changes_nothing_but_the_score(tmp_path: Path, config: SLMConfig) -
 
 def test_what_methods_see_has_no_place_for_gold() -> None:
     assert {f.name for f in fields(Task)} == {"name", "corpus", "llm_confidence", "test_texts"}
-    assert {f.name for f in fields(engine.Corpus)} == {"texts", "llm_labels", "human_labels", "n_classes"}
+    labels = {"llm_labels", "human_labels", "n_classes", "label_sentences"}
+    assert {f.name for f in fields(engine.Corpus)} == {"texts", *labels}
 
 
 def test_nobody_has_labelled_the_corpus_that_the_engine_gets(
@@ -108,7 +109,7 @@ def test_the_folds_are_the_engines(tmp_path: Path, config: SLMConfig, monkeypatc
         made.append(make_folds(*args))
         return made[-1]
 
-    monkeypatch.setattr(engine, "make_folds", spy)
+    monkeypatch.setattr("coral_backend.slm.views.make_folds", spy)
     bench = Workbench(read_dataset(write_file(tmp_path / "a.csv.gz", truth())).task, config, quiet)
     METHODS["ours"](bench, 3)
     np.testing.assert_array_equal(made[0], bench.folds(3))

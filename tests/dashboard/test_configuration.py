@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from coral_backend.app import create_app
 from coral_backend.backend import connect_project
 from coral_backend.dashboard import configuration
-from coral_backend.dashboard.configuration import DEMONSTRATION_NAMES
+from coral_backend.dashboard.configuration import ANNOTATION_NAMES, DEMONSTRATION_NAMES
 from coral_backend.exceptions import ConflictError, SettingsError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner
@@ -168,8 +168,9 @@ def test_every_option_of_a_project_has_a_control(settings: Settings, store: Stor
     assert {"definition-0", "definition-1"} <= shown
 
 
-def test_the_names_of_demonstrations_are_those_registered() -> None:
+def test_the_names_in_the_form_are_those_registered() -> None:
     assert sorted(DEMONSTRATION_NAMES) == sorted(DEMONSTRATIONS.names())
+    assert sorted(ANNOTATION_NAMES) == sorted(ANNOTATION.names())
 
 
 @pytest.mark.parametrize("value", ["[]", '{"a": 1}', "{", '"x"'])

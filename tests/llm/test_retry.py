@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from email.utils import formatdate
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coral_backend.llm.retry import LONGEST_BACKOFF_S, Gate, Pace, Verdict, judge, retry_after, scrub
+from coral_backend.llm.retry import LONGEST_BACKOFF_S, Pace, Verdict, judge, retry_after, scrub
 
 
 @pytest.mark.parametrize(
@@ -65,23 +64,6 @@ def test_any_retry_after_is_none_or_a_finite_wait(value: str) -> None:
 @given(st.integers(0, 10_000), st.integers(0, 99))
 def test_backoff_is_bounded(attempt: int, seed: int) -> None:
     assert 0.0 <= Pace(rng=random.Random(seed)).backoff(attempt) <= LONGEST_BACKOFF_S
-
-
-def test_gate_opens_at_the_latest_time_named() -> None:
-    now = [100.0]
-
-    async def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    async def story() -> None:
-        gate = Gate(Pace(clock=lambda: now[0], sleep=sleep))
-        await gate.passed()
-        gate.close_for(30.0)
-        gate.close_for(5.0)
-        await gate.passed()
-
-    asyncio.run(story())
-    assert now[0] == 130.0
 
 
 def test_scrub_hides_keys_and_leaves_words() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from coral_backend.exceptions import ModelFileError
-from coral_backend.slm.model_files import FACTS, MANIFEST, read_model, write_model
+from coral_backend.slm.model_files import FACTS, FORMAT, MANIFEST, read_model, write_model
 
 FACTS_IN = {"n_classes": 2, "name": "ü"}
 TENSORS: dict[str, dict[str, npt.NDArray[Any]]] = {
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_read(folder: Path) -> None:
     facts, tensors = read_model(folder)
-    assert facts == FACTS_IN | {"format": 1}
+    assert facts == FACTS_IN | {"format": FORMAT}
     np.testing.assert_array_equal(tensors["weights"]["a"], TENSORS["weights"]["a"])
     assert sorted(p.name for p in folder.iterdir()) == [MANIFEST, FACTS, "more.safetensors", "weights.safetensors"]
     assert [p.name for p in folder.parent.iterdir()] == ["m1"]
@@ -93,7 +93,7 @@ def list_manifest(folder: Path) -> None:
 
 def newer_format(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": FORMAT + 1}))
 
 
 def path_in_manifest(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_listed_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None
     (folder / FACTS).write_text("{}")
     (folder / "weights.safetensors").write_bytes(b"\x80\x04 a pickle")
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-    (folder / MANIFEST).write_text(json.dumps({"format": 1, "sha256": hashes}))
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": hashes}))
     with pytest.raises(ModelFileError, match="no safetensors"):
         read_model(folder)
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from strategies.distillation.posterior import NOISE_RANGE, bayes, combine, noise_rates
+from strategies.distillation.posterior import NOISE_RANGE, SUPPORT, bayes, combine, noise_rates
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -111,9 +111,9 @@ def test_any_number_of_classes(k: int) -> None:
 
 
 def test_a_label_that_was_hardly_ever_given_overrules_nothing() -> None:
-    llm = np.array([0] * 380 + [1] * 20)
+    llm = np.array([0] * 385 + [1] * (SUPPORT - 5))
     probs = np.where(np.arange(400)[:, None] < 10, [0.001, 0.999], [0.999, 0.001])
     posterior = combine(llm, None, probs, np.zeros(400), NONE)
-    assert (posterior[:380].argmax(1) == 0).all()
+    assert (posterior[:385].argmax(1) == 0).all()
     often = np.where(np.arange(400) < 300, llm, 1)
     assert (combine(often, None, probs, np.zeros(400), NONE)[:10].argmax(1) == 1).all()

@@ -1,0 +1,157 @@
+"""What is each part of the engine worth? ``python -m benchmarks.ablation FILE.csv.gz ...`` takes one part away at a time.
+
+The views are learned once a file and seed, with the networks' training twice (with and without split and FixMatch); each variant blends what
+it has of them and decides as a round decides. Gold is looked at afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from benchmarks.baselines import suspicion_of
+from benchmarks.dataset import Dataset, read_dataset
+from benchmarks.figures import Figures, Outcome, figures_of, over_seeds
+from coral_backend.exceptions import InputError
+from coral_backend.slm.corpus import SLMConfig
+from coral_backend.slm.encoder import Encoder
+from coral_backend.slm.training import Ticker, divide, given_losses
+from coral_backend.slm.views import Learned, Stopwatch, learn, pool
+from coral_backend.types import Floats
+from strategies.distillation.blend import fit_blend
+from strategies.review.verdict import decide
+
+Views: TypeAlias = Mapping[str, Learned]
+"""``"ours"``: the paper's loop; ``"plain"``: the same number of epochs without split and FixMatch."""
+
+SHOWN = ("auroc", "verdict_accuracy", "slm_accuracy", "found_at", "ece")
+
+
+def blended(learned: Learned, networks: Sequence[Floats], names: Sequence[str], data: Dataset) -> Floats:
+    """Return the log-probabilities (N, K) of networks and of the named cheap views, as the engine pools them."""
+    cheap = [learned.cheap[name] for name in names]
+    return pool(networks, cheap, data.task.corpus.given, named=learned.named and "names" in names)[1]
+
+
+def unshifted(learned: Learned, data: Dataset) -> Floats:
+    """Return the blend of everything without taking back what the LLM says too often."""
+    given, views = data.task.corpus.given, [*learned.trained.views, *learned.cheap.values()]
+    rows = given >= 0
+    prior = [0.4 / len(learned.trained.views)] * len(learned.trained.views) + [0.3] * len(learned.cheap)
+    return fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior).log_probs(views)
+
+
+ALL = ("frozen", "lexical", "names")
+
+VARIANTS: dict[str, Callable[[Views, Dataset], Floats]] = {
+    "all": lambda v, d: blended(v["ours"], v["ours"].trained.views, ALL, d),
+    "without networks": lambda v, d: blended(v["ours"], [], ALL, d),
+    "without frozen embeddings": lambda v, d: blended(v["ours"], v["ours"].trained.views, ("lexical", "names"), d),
+    "without words": lambda v, d: blended(v["ours"], v["ours"].trained.views, ("frozen", "names"), d),
+    "without label names": lambda v, d: blended(v["ours"], v["ours"].trained.views, ("frozen", "lexical"), d),
+    "without class shares taken back": lambda v, d: unshifted(v["ours"], d),
+    "without split and FixMatch": lambda v, d: blended(v["plain"], v["plain"].trained.views, ALL, d),
+    "last epoch only": lambda v, d: blended(v["ours"], v["ours"].trained.views[-1:], ALL, d),
+    "networks only": lambda v, d: blended(v["ours"], v["ours"].trained.views, (), d),
+}
+"""Name -> log-probabilities (N, K)."""
+
+
+def learn_views(data: Dataset, config: SLMConfig) -> Views:
+    """Learn all views of a file; the plain networks have as many epochs as the paper's loop."""
+    encoder = Encoder.load(config.model, config.max_length)
+    plan = config.plan(data.task.corpus.n_labelled, encoder.width)
+    plain = replace(config, warmup_epochs=plan.warmup_epochs + plan.epochs, epochs=0)
+    configs = {"ours": config, "plain": plain}
+    return {name: learn(data.task.corpus, c, encoder, Ticker(_untold, 1), Stopwatch()) for name, c in configs.items()}
+
+
+def judge(log_probs: Floats, data: Dataset, config: SLMConfig) -> Figures:
+    """Decide as a round does, and score it."""
+    corpus = data.task.corpus
+    encoder_width = 1  # only the splitter's settings are read off the plan
+    losses = given_losses(log_probs, corpus.llm_labels)
+    p_clean, _ = divide(losses, np.zeros(len(losses), dtype=bool), config.plan(corpus.n_labelled, encoder_width))
+    found = decide(corpus.llm_labels, np.exp(log_probs), p_clean, corpus.human_labels, data.task.llm_confidence)
+    order, suspicion = np.argsort(found.rank, kind="stable"), suspicion_of(found, corpus.llm_labels)
+    outcome = Outcome(found.label, found.score, order, suspicion, found.slm_label)
+    return figures_of(outcome, corpus.llm_labels, data.gold)
+
+
+def run(paths: Sequence[Path], seeds: Sequence[int], rows: int | None, model: str) -> dict[str, dict[str, Figures]]:
+    """Return the figures of each file and variant, means over seeds; files that cannot be used are told of and left out."""
+    report: dict[str, dict[str, Figures]] = {}
+    for path in paths:
+        try:
+            data = read_dataset(path, rows)
+        except InputError as error:
+            print(f"{path.name}: left out. {error}", file=sys.stderr)
+            continue
+        found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
+        for seed in seeds:
+            config = SLMConfig(model=model, seed=seed)
+            views = learn_views(data, config)
+            for name, variant in VARIANTS.items():
+                found[name].append(judge(variant(views, data), data, config))
+        report[data.task.name] = {name: over_seeds(runs) for name, runs in found.items()}
+        print(f"{data.task.name}: done", file=sys.stderr, flush=True)
+    if not report:
+        raise InputError("No file can be used.")
+    return report
+
+
+def table(report: Mapping[str, Mapping[str, Figures]]) -> str:
+    """Return the mean over all files, and each file's AUROC, as Markdown."""
+    head = ["variant", "AUROC", "verdicts right", "SLM right", "found in first 10 %", "ECE", *report]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for name in VARIANTS:
+        cells = [_mean([_figure(of[name], shown) for of in report.values()]) for shown in SHOWN]
+        cells += [_mean([of[name]["auroc"]]) for of in report.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _figure(figures: Figures, name: str) -> float | None:
+    found: Any = figures[name]
+    value: float | None = found["10"] if isinstance(found, dict) else found
+    return value
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{float(np.mean(known)):.3f}" if known else "-"
+
+
+def _untold(_done: int, _total: int, _detail: Mapping[str, Any]) -> None:
+    """Nobody reads along."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print the table, write the figures if asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--slm", default="embedded", metavar="MODEL")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="run with seeds 0 to N - 1 (default 1)")
+    parser.add_argument("--rows", type=int, metavar="N", help="a random part of each file")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    options = parser.parse_args(argv)
+    try:
+        report = run(options.files, range(options.seeds), options.rows, options.slm)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

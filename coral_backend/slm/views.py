@@ -1,0 +1,165 @@
+"""What do several views say about every sample? Each scores a sample without having seen its label.
+
+Networks fine-tuned by the paper's loop (``training.py``), epoch by epoch; linear classifiers on frozen embeddings (``frozen.py``) and on words
+(``lexical.py``); nearness to the labels' names (``label_names.py``). They err on different samples, so that their blend doubts better
+than any of them. ``pool`` fits the blend and then takes back what the LLM says too often (``class_prior.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import log_softmax
+
+from coral_backend.slm.corpus import Corpus, SLMConfig
+from coral_backend.slm.encoder import Encoder, Halves
+from coral_backend.slm.network import Inputs
+from coral_backend.slm.training import Labels, Ticker, Trained, make_folds, train
+from coral_backend.types import UNLABELED, Floats, Ints
+from strategies.distillation.blend import Blend, fit_blend
+from strategies.distillation.class_prior import TRUST_UNLABELED, prior_shift
+from strategies.distillation.frozen import FrozenModel, frozen_view, silent_view
+from strategies.distillation.label_names import LabelNameModel, label_name_view, silent_names
+from strategies.distillation.lexical import LexicalModel, lexical_view
+
+NETWORKS_WEIGHT = 0.4
+"""Weight of all network views together that a blend starts from."""
+
+CHEAP_WEIGHT = 0.3
+"""Weight of each other view that a blend starts from."""
+
+
+class Stopwatch:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str | None) -> None:
+        """End a stage; None drops the time, because somebody else counts it."""
+        now = time.perf_counter()
+        if stage is not None:
+            self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned from a corpus, before it is blended.
+
+    Attributes
+    ----------
+    trained : Trained
+        The networks and their views, one an epoch, each of shape (N, K).
+    cheap : mapping of str to ndarray
+        The views ``frozen``, ``lexical`` and ``names``, each of shape (N, K): log-probabilities, out of sample.
+    named : bool
+        Whether the labels' names had a say.
+    frozen, lexical, names
+        The same views for new texts.
+    """
+
+    encoder: Encoder
+    halves: Halves
+    inputs: Inputs
+    trained: Trained
+    cheap: Mapping[str, Floats]
+    named: bool
+    frozen: FrozenModel
+    lexical: LexicalModel
+    names: LabelNameModel
+
+
+def learn(corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker, watch: Stopwatch) -> Learned:
+    """Train every view on a corpus that was checked, and score the corpus by it."""
+    plan = config.plan(corpus.n_labelled, encoder.width)
+    halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
+    inputs = Inputs(encoder, halves, corpus.texts, counter(ticker, "embedding"))
+    watch.lap("embedding")
+    (frozen_log_probs, frozen), (name_log_probs, names) = _embedded(corpus, config, encoder, ticker)
+    watch.lap("frozen")
+    lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
+    watch.lap("lexical")
+    folds = make_folds(corpus.given, plan.n_folds, np.random.default_rng(plan.seed))
+    trained = train(inputs, halves, Labels(corpus.given, corpus.trusted, folds, corpus.n_classes), plan, ticker)
+    watch.lap(None)
+    cheap = {"frozen": frozen_log_probs, "lexical": lexical_log_probs, "names": name_log_probs}
+    named = config.frozen_view and bool(corpus.label_sentences)
+    return Learned(encoder, halves, inputs, trained, cheap, named, frozen, lexical, names)
+
+
+def frozen_layers(encoder: Encoder, share: float) -> int:
+    """Return how many of the encoder's layers stay as they are."""
+    return int(getattr(encoder.model.config, "num_hidden_layers", 1) * share)
+
+
+def counter(ticker: Ticker, stage: str) -> Callable[[int, int], None]:
+    """Return a ``(done, total)`` callback that tells `ticker` what is new."""
+    seen = 0
+
+    def count(done: int, _total: int) -> None:
+        nonlocal seen
+        ticker.tick(done - seen, stage=stage)
+        seen = done
+
+    return count
+
+
+def _embedded(
+    corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker
+) -> tuple[tuple[Floats, FrozenModel], tuple[Floats, LabelNameModel]]:
+    """Score the corpus by frozen embeddings, once learning and once by the labels' names; a view that shall not vote says nothing."""
+    size = (len(corpus.texts), encoder.width, corpus.n_classes)
+    if not config.frozen_view:
+        ticker.tick(len(corpus.texts), stage="embedding")
+        return silent_view(*size), silent_names(*size)
+    embeddings = encoder.embed(corpus.texts, counter(ticker, "embedding"))
+    learned = frozen_view(embeddings, corpus.given, corpus.n_classes)
+    if not corpus.label_sentences:
+        return learned, silent_names(*size)
+    return learned, label_name_view(embeddings, [encoder.embed(sentences) for sentences in corpus.label_sentences])
+
+
+def _lexical(corpus: Corpus, seed: int, ticker: Ticker) -> tuple[Floats, LexicalModel]:
+    """Score the corpus by its words, out of sample."""
+    rng = np.random.default_rng([seed, 1])
+    return lexical_view(corpus.texts, corpus.given, corpus.n_classes, rng=rng, progress=counter(ticker, "lexical"))
+
+
+def pool(
+    network_views: Sequence[Floats], cheap_views: Sequence[Floats], given: Ints, *, named: bool
+) -> tuple[Blend, Floats]:
+    """Fit a blend on all given labels, take back what was given too often, and return it with what it says of the corpus.
+
+    A human's label counts as one like any other, so that the average sample stays calibrated.
+
+    Parameters
+    ----------
+    network_views, cheap_views : sequence of ndarray
+        Each of shape (N, K): log-probabilities, out of sample.
+    given : ndarray
+        Shape (N,), ``UNLABELED`` where there is none.
+    named : bool
+        Whether the labels' names had a say, see ``prior_shift``.
+
+    Returns
+    -------
+    blend : Blend
+        For new texts.
+    log_probs : ndarray
+        Shape (N, K). Samples without a label are moved further towards equal shares than `blend` does.
+    """
+    rows = given != UNLABELED
+    views = [*network_views, *cheap_views]
+    prior = [NETWORKS_WEIGHT / max(len(network_views), 1)] * len(network_views) + [CHEAP_WEIGHT] * len(cheap_views)
+    blend = fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior)
+    learned = blend.log_probs(views)
+    blend = replace(blend, bias=blend.bias + prior_shift(learned, given, named=named))
+    log_probs = blend.log_probs(views)
+    bolder = prior_shift(learned, given, named=named, trust=TRUST_UNLABELED)
+    log_probs[~rows] = log_softmax(learned + bolder, axis=1)[~rows]
+    return blend, log_probs

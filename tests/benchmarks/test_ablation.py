@@ -1,0 +1,44 @@
+"""Does taking parts away work on any file, and does it change what it should?"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablation
+from coral_backend.slm.corpus import SLMConfig
+from tests.benchmarks.test_quality import truth, write_file
+from tests.slm.tiny import make_encoder
+
+
+def test_every_variant_is_measured_and_the_table_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = make_encoder(tmp_path / "encoder")
+    path, out = write_file(tmp_path / "tiny.csv.gz", truth()), tmp_path / "out.json"
+    assert ablation.main([str(path), "--slm", encoder, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())["tiny"]
+    assert set(found) == set(ablation.VARIANTS)
+    assert all(0 <= figures["verdict_accuracy"] <= 1 for figures in found.values())
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in ablation.VARIANTS)
+
+
+def test_all_is_what_the_engine_says(tmp_path: Path) -> None:
+    from benchmarks.baselines import METHODS, Workbench
+    from benchmarks.dataset import read_dataset
+    from benchmarks.figures import figures_of
+
+    data = read_dataset(write_file(tmp_path / "tiny.csv.gz", truth()))
+    config = SLMConfig(model=make_encoder(tmp_path / "encoder"), epochs=1)
+    views = ablation.learn_views(data, config)
+    ours = figures_of(
+        METHODS["ours"](Workbench(data.task, config, lambda *_: None), 0), data.task.corpus.llm_labels, data.gold
+    )
+    found = ablation.judge(ablation.VARIANTS["all"](views, data), data, config)
+    assert found["auroc"] == pytest.approx(ours["auroc"])
+    assert found["verdict_accuracy"] == ours["verdict_accuracy"]
+
+
+def test_a_file_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n1,a\n")
+    assert ablation.main([str(tmp_path / "a.csv")]) == 1
+    assert "No file can be used" in capsys.readouterr().err
