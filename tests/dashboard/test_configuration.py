@@ -24,6 +24,7 @@ from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Store, option_versions
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import RoundStatus, Sample
+from strategies.annotation.base import ANNOTATION
 from strategies.demonstration import DEMONSTRATIONS
 from tests.stand_ins import FakeLabelStudio, quick_distil
 from tests.web_parts import CONFIG, basic, settings_in, store_in
