@@ -176,7 +176,7 @@ def _field(
     )
     return Field(
         name=name,
-        label=LABELS.get(name, name.replace("_", " ").capitalize()),
+        label=LABELS.get(name, name.replace("_", " ").capitalize().replace("Llm", "LLM")),
         help=HELP.get(name, str(info.description or "")),
         kind="area" if name in PARTS else "select" if choices else "number" if number else "text",
         value=values.get(name, ""),
