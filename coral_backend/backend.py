@@ -27,7 +27,7 @@ from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.settings import Settings
-from coral_backend.store import Store
+from coral_backend.store import Store, option_versions
 from coral_backend.types import HumanLabel, Project, RoundStatus, Sample, Verdict
 
 log = logging.getLogger(__name__)
@@ -386,6 +386,9 @@ def connect_project(
         settings nor the project's stored options name.
     """
     old = _known_project(store, project_id)
+    if options is not None and old is not None and dict(options) != dict(old.options):
+        # An older version of what the dashboard has changed since: Label Studio only repeats what it was told once.
+        options = None if option_versions.is_superseded(store, project_id, options) else options
     if options is not None:
         _check_options(settings, options, old.options if old is not None else {})
     kept_title = old.title if old is not None else f"Project {project_id}"

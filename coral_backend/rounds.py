@@ -43,9 +43,10 @@ from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import gives_orders
-from coral_backend.questions import Questions, prompt_for
-from coral_backend.settings import Settings
+from coral_backend.questions import Questions
+from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Lease, Store
+from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
     Answer,
     Demo,
@@ -175,9 +176,16 @@ class RoundRunner:
         return self.store.round(round_id)
 
     def _step(self, round_id: int, lease: Lease) -> None:
-        current = self.store.update_round(round_id, lease)
-        project = self.store.project(current.project_id)
-        step = Step(project, current, lease, settings_of(self.settings, project, current))
+        before = self.store.round(round_id)
+        project = self.store.project(before.project_id)
+        # A change of the options is for the next round: they are taken when a round begins, or when a person resumes it.
+        if before.status is RoundStatus.PENDING or not before.settings:
+            settings = settings_of(self.settings, project, before)
+            current = self.store.update_round(round_id, lease, settings=settings.public())
+        else:
+            settings = self.settings.with_options({k: v for k, v in before.settings.items() if k in PROJECT_OPTIONS})
+            current = self.store.update_round(round_id, lease)
+        step = Step(project, current, lease, settings)
         stage, began = current.stage, time.monotonic()
         following = self._stages[stage](step)
         if following is None:

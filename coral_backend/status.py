@@ -12,7 +12,7 @@ from coral_backend.effects import effect_of
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Round, Spend, Stage
 
-__all__ = ["ProjectStatus", "RoundLine", "status_of"]
+__all__ = ["ProjectStatus", "RoundLine", "status_of", "tokens_of"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
     lines = tuple(
         _line(store, project, one, human, usage, spending=spending.get(one.id, [])) for one in reversed(rounds)
     )
-    tokens = _tokens([one for spent in spending.values() for one in spent], list(usage.values()))
+    tokens = tokens_of([one for spent in spending.values() for one in spent], list(usage.values()))
     active = store.active_round(project_id)
     serving = store.round(project.active_round) if project.active_round is not None else None
     flags = serving.metrics.get("flags", {}) if serving else {}
@@ -170,7 +170,7 @@ def _line(
     verdicts = store.verdicts(project.id, one.id, list(human)) if human else []
     pairs = [(human[v.task_id], v) for v in verdicts]
     spent = usage.get(one.number, {}) if one.revision == 0 else {}
-    tokens = sum(_tokens(spending, [spent]).values())
+    tokens = sum(tokens_of(spending, [spent]).values())
     cost, labels = cost_of(spending, tokens=tokens), spent.get("labels") or 0
     return RoundLine(
         name=one.name,
@@ -193,7 +193,7 @@ def _line(
     )
 
 
-def _tokens(spending: Sequence[Spend], usage: Sequence[Mapping[str, int]]) -> dict[str, int]:
+def tokens_of(spending: Sequence[Spend], usage: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """Return the tokens of the requests; of the answers, where the requests of an older version were not counted.
 
     An answer that a batch brought, or an earlier request, took no tokens of its own.

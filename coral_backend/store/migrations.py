@@ -14,6 +14,7 @@ from coral_backend.store.tables import (
     metadata,
     migrations,
     opinions,
+    option_versions,
     projects,
     replies,
     rounds,
@@ -59,12 +60,18 @@ def _add_missing_columns(connection: Connection, table: Table) -> None:
             connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {declared}"))
 
 
+def m006_dashboard(connection: Connection) -> None:
+    """Keep every version of a project's options."""
+    option_versions.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m001_first_tables,
     m002_replies,
     m003_opinions,
     m004_spend,
     m005_review,
+    m006_dashboard,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -601,6 +601,14 @@ class Store(ReviewVerbs):
         return row is not None and row.expires_at > self._now() and not holders.is_dead(row.holder)
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Give a connection to the store's other modules, for questions of their own."""
+        return self._read()
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """Give them a transaction that may write."""
+        return self._write()
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:

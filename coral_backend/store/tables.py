@@ -250,6 +250,17 @@ leases = Table(
     Column("expires_at", Float, nullable=False),
 )
 
+option_versions = Table(
+    "option_versions",
+    metadata,
+    Column("project_id", Integer, ForeignKey("projects.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("options", JSON, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
 # What LLM endpoints answered, by the request: an answer is paid once, whoever asks again.
 replies = Table(
     "replies",
