@@ -194,7 +194,7 @@ def _labelled_rows(job: Job) -> int:
     """Count without the samples, which a streamed corpus has none of in the store."""
     store = Store(job.settings.store_url)
     try:
-        return sum(label is not None for _, _, label in store.llm_history(job.project))
+        return sum(of["labels"] for of in store.llm_usage(job.project).values())
     finally:
         store.close()
 

@@ -219,7 +219,7 @@ def _timed(call: Callable[[int], tuple[int, Any]], times: int, *, pause: float =
     return {name: round(value * 1000, 2) for name, value in at.items()}
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the processor time of the worker below gunicorn's master `pid`."""
     child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
     fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
@@ -240,9 +240,9 @@ def measure(web: Web, tasks: int, *, repeat: int = 1) -> dict[str, Any]:
     if not all(first["results"]):
         raise RuntimeError("the made-up tasks are not the stored ones: this would measure something else")
     events = 500 * repeat
-    before = _cpu_seconds(web.pid)
+    before = cpu_seconds(web.pid)
     webhook = _timed(lambda n: post("/webhook", _webhook_body(n, tasks), secret), events, pause=0.01)
-    cpu_ms = (_cpu_seconds(web.pid) - before) / events * 1000
+    cpu_ms = (cpu_seconds(web.pid) - before) / events * 1000
     return {
         "webhook_ms": {**webhook, "cpu": round(cpu_ms, 2)},
         "health_ms": _timed(lambda _n: web.call("GET", "/health"), 100 * repeat, pause=0.005),

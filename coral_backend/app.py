@@ -20,7 +20,7 @@ from typing import Any
 from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from coral_backend import __version__
+from coral_backend import __version__, dashboard
 from coral_backend.auth import guard, secrets_for
 from coral_backend.backend import (
     CoralBackend,
@@ -73,8 +73,10 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would lose the body
     app.extensions["coral"] = Context(settings, store, Metrics(store), Nudger(settings))
-    guard(app, settings.basic_auth_user, secrets_for(settings))
+    known = secrets_for(settings)
+    guard(app, settings.basic_auth_user, known)
     _add_routes(app)
+    dashboard.register(app, settings, store, known.password)
     _add_errors(app)
     app.before_request_funcs[None].insert(0, _start_clock)
     app.after_request(_finish)

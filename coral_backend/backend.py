@@ -27,7 +27,7 @@ from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.settings import Settings
-from coral_backend.store import Store
+from coral_backend.store import Store, option_versions
 from coral_backend.types import HumanLabel, Project, RoundStatus, Sample, Verdict
 
 log = logging.getLogger(__name__)
@@ -386,6 +386,9 @@ def connect_project(
         settings nor the project's stored options name.
     """
     old = _known_project(store, project_id)
+    if options is not None and old is not None and dict(options) != dict(old.options):
+        # An older version of what the dashboard has changed since: Label Studio only repeats what it was told once.
+        options = None if option_versions.is_superseded(store, project_id, options) else options
     if options is not None:
         _check_options(settings, options, old.options if old is not None else {})
     kept_title = old.title if old is not None else f"Project {project_id}"
@@ -515,27 +518,19 @@ def _check_options(settings: Settings, options: Mapping[str, Any], stored: Mappi
 
 def _known_names(settings: Settings, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """Return, for each of `options` that is a name, the names that exist."""
+    from coral_backend.task_prompt import task_names
     from strategies.annotation import ANNOTATION
     from strategies.demonstration import DEMONSTRATIONS
 
     known: dict[str, Sequence[str]] = {
         "annotator": ANNOTATORS,
         "annotation": ANNOTATION.names(),
-        "task_strategy": ("auto", *_task_names(settings)) if "task_strategy" in options else (),
+        "task_strategy": ("auto", *task_names(settings)) if "task_strategy" in options else (),
         "first_demonstration": DEMONSTRATIONS.names(),
         "demonstration": DEMONSTRATIONS.names(),
         "slm_model": ("embedded",),
     }
     return {name: names for name, names in known.items() if name in options}
-
-
-def _task_names(settings: Settings) -> list[str]:
-    from strategies import tasks
-
-    try:
-        return tasks.names(settings.strategies)
-    except tasks.TaskStrategyError as error:
-        raise SettingsError(str(error)) from None
 
 
 def _same_project(old: Project, new: Project) -> bool:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coral_backend import corpus_arrays
+from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, known_from_round, make_strategy, make_team, small_opinions
 from coral_backend.costs import meter_for
 from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, UnavailableError
 from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.labelstudio.predictions import prediction_row
+from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.questions import Questions
 from coral_backend.rounds import lazy_embed, model_folder, neighbours_of, settings_for
 from coral_backend.settings import Settings
@@ -92,7 +92,8 @@ def _catch_up(
     work = CatchUp(store, settings_for(settings, project), project, lease)
     edited, new = work.unjudged(wanted)
     verdicts = work.verdicts(edited + new)
-    rows = [prediction_row(project.label_space, project.model_version, v) for v in verdicts if v.prediction_label]
+    verdicts = [verdict for verdict in verdicts if verdict.prediction_label]
+    rows = prediction_rows(project.label_space, project.model_version, verdicts)
     now = store.project(project_id)
     if (now.model_version, now.config_hash) != (project.model_version, project.config_hash):
         return 0  # a round was quicker: its tasks are not wanted any more, the others are tried again under its version
@@ -101,6 +102,8 @@ def _catch_up(
         client.delete_task_predictions(project_id, edited)  # those are about another text
     pushed = client.push_predictions(project_id, rows)
     store.answered(project_id, wanted)
+    if project.active_round is not None:
+        review.show_some(client, project, verdicts)
     logger.info("project %d: caught up with %d tasks, pushed %d", project_id, len(wanted), pushed.created)
     return pushed.created
 

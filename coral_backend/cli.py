@@ -188,8 +188,11 @@ _project_option = click.option(
 @click.option(
     "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of this project only; NAME= drops it."
 )
+@click.option(
+    "--hint/--no-hint", default=None, help="One line in the form with both candidates of a doubtful task; or none."
+)
 @click.pass_obj
-def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> None:
+def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint: bool | None) -> None:
     """Connect a Label Studio project.
 
     Reads its label config, makes the webhook, then the ML backend. May be repeated: it changes only what differs.
@@ -198,7 +201,7 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> No
 
     with _context(debug) as (settings, store):
         options = connecting.parse_options(pairs)
-        done = connecting.connect(store, settings, _client(settings), project, title=title, options=options)
+        done = connecting.connect(store, settings, _client(settings), project, title=title, options=options, hint=hint)
         space = done.project.label_space
         click.echo(f"{'Connected' if done.first else 'Connected again:'} project {project} ({done.project.title!r})")
         click.echo(
@@ -208,6 +211,10 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...]) -> No
         click.echo(f"  ML backend  {done.url} (id {done.backend_id}, {title!r})")
         if done.project.options:
             click.echo(f"  options     {', '.join(f'{k}={v}' for k, v in sorted(done.project.options.items()))}")
+        if hint is not None:
+            click.echo(
+                f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}"
+            )
         click.echo(f"  secrets     {connecting.secrets_place(settings)}")
         if done.doubt:
             click.echo(f"  note        Label Studio reaches it, this machine does not: {done.doubt}")
@@ -307,10 +314,60 @@ def status(debug: bool, project: int | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("round_name", metavar="[ROUND]", required=False)
+@_project_option
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most changes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def changes(debug: bool, round_name: str | None, *, project: int | None, limit: int, as_json: bool) -> None:
+    """Show what a round changed elsewhere.
+
+    The verdicts of ROUND (default: the newest) that differ from those of the round it was built on.
+    """
+    from dataclasses import asdict
+
+    from coral_backend.console import changes_table, effect_text, terminal
+    from coral_backend.effects import changes as changed
+
+    with _context(debug) as (_, store):
+        effect, found = changed(store, _project_id(store, project), round_name, limit=limit)
+        if as_json:
+            click.echo(json.dumps({"effect": effect.to_json(), "changes": [asdict(one) for one in found]}, indent=2))
+            return
+        terminal().print(changes_table(found))
+        click.echo(f"Round{effect_text(effect.to_json())[5:]}.")
+
+
+@main.command()
+@click.argument("round_name", metavar="ROUND")
+@_project_option
+@click.pass_obj
+def rollback(debug: bool, round_name: str, project: int | None) -> None:
+    """Go back to an older round.
+
+    Its predictions and examples serve again, and the next round builds on it. Labels of people stay.
+    """
+    from coral_backend.rollback import roll_back
+
+    with _context(debug) as (settings, store):
+        number = _project_id(store, project)
+        done = roll_back(store, settings, lambda: _client(settings), number, round_name)
+    click.echo(f"Round {done.round} of project {number} serves again instead of round {done.before} ({done.version}).")
+    click.echo(f"  predictions  {done.pushed} pushed again, the others were there still")
+    if done.new_tasks:
+        then = (
+            "are labelled by its model" if done.model_kept else "wait for the next round: its model is no longer kept"
+        )
+        click.echo(f"  new tasks    {done.new_tasks} came after it and {then}")
+    click.echo(f"The next round builds on it: coral round --project {number}")
+
+
+@main.command()
 @_project_option
 @click.option(
-    "--format", "file_format", type=click.Choice(["csv", "jsonl", "xlsx"]), help="Default: the ending of the file."
-)
+    "--format", "file_format", type=click.Choice(["xlsx", "csv", "jsonl", "parquet", "hf"]),
+    help="Default: the ending of the file. hf is a folder (or a .zip) for Hugging Face's load_dataset.",
+)  # fmt: skip
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="File to write; replaced when it is complete."
 )
@@ -321,7 +378,7 @@ def status(debug: bool, project: int | None, as_json: bool) -> None:
 def export(debug: bool, project: int | None, file_format: str | None, output: Path, everything: bool) -> None:
     """Write the labels to a file.
 
-    CSV, JSON lines or Excel, with every label and score of each task.
+    Excel, CSV, JSON lines, Parquet or a Hugging Face folder, with every label and score of each task.
     """
     from coral_backend.console import terminal
     from coral_backend.export import export as write
@@ -338,7 +395,7 @@ def export(debug: bool, project: int | None, file_format: str | None, output: Pa
     if written.escaped:
         click.echo(f"{written.escaped} cells that a spreadsheet would take for formulas got a ' in front.")
     if written.cut:
-        click.echo(f"{written.cut} texts were too long for Excel and were cut; csv and jsonl have them whole.")
+        click.echo(f"{written.cut} texts were too long for Excel and were cut; the other formats have them whole.")
 
 
 @main.command()

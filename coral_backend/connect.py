@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from coral_backend import review
 from coral_backend.auth import SECRETS_FILE, WEBHOOK_HEADER, Secrets, secrets_for
 from coral_backend.exceptions import InputError, LabelStudioError, NotFoundError
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import parse_config
+from coral_backend.labelstudio.hint import is_shown, with_hint, without_hint
 from coral_backend.rounds import refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
@@ -62,6 +64,7 @@ def connect(
     title: str = TITLE,
     options: Mapping[str, Any] | None = None,
     public_url: str | None = None,
+    hint: bool | None = None,
 ) -> Connection:
     """Read a project's label config, make the webhook, then the backend row; remove those of an older address of ours.
 
@@ -71,6 +74,8 @@ def connect(
         Settings of this project only; they are added to those it has, and None as a value takes one away.
     public_url : str, optional
         This backend as Label Studio reaches it; default: the setting.
+    hint : bool, optional
+        Put the line with both candidates into the form, or take it out; None leaves the form as it is.
 
     Raises
     ------
@@ -86,9 +91,11 @@ def connect(
     """
     url = (public_url or settings.public_url).rstrip("/")
     theirs = their_project(client, project_id)
-    parse_config(str(theirs.get("label_config") or ""))  # before anything is written
+    config = str(theirs.get("label_config") or "")
+    parse_config(config)  # before anything is written
     known = next((project for project in store.projects() if project.id == project_id), None)
     merged = _merged(settings, known.options if known else {}, options or {})
+    _set_hint(client, project_id, config, wanted=hint)
     project = refresh_project(store, client, project_id)
     if merged != dict(project.options):
         store.save_project(replace(project, options=merged))
@@ -111,8 +118,21 @@ def connect(
         raise LabelStudioError(f"{error} Tried from here too: {doubt}") from error
     _remove_old_webhooks(client, project_id, url)
     _remove_old_backends(client, project_id, url, title)
+    if hint is not None:
+        review.fill_hint(store, client, project)
     logger.info("project %d: connected to %s (backend %d, webhook %d)", project_id, url, backend_id, webhook_id)
     return Connection(project, url, backend_id, webhook_id, first=known is None, doubt=doubt)
+
+
+def _set_hint(client: LabelStudioClient, project_id: int, config: str, *, wanted: bool | None) -> None:
+    """Write the label config with or without our line, if that is another; Label Studio checks it."""
+    if wanted is None:
+        return
+    changed = with_hint(config) if wanted else without_hint(config)
+    if changed != config:
+        client.update_project(project_id, label_config=changed)
+    if not wanted and is_shown(changed):
+        logger.warning("project %d: the form still shows the hint, by a line that is not CORAL's", project_id)
 
 
 def _remove_old_webhooks(client: LabelStudioClient, project_id: int, url: str) -> None:

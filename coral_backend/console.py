@@ -14,7 +14,7 @@ from rich.text import Text
 
 from coral_backend.follow import bars, show
 from coral_backend.store import Store
-from coral_backend.types import Flag, Round, Stage
+from coral_backend.types import Change, Flag, Round, Stage
 
 if TYPE_CHECKING:  # `coral status` need not wait for what the round and the doctor import
     from coral_backend.costs import CostLine
@@ -23,7 +23,16 @@ if TYPE_CHECKING:  # `coral status` need not wait for what the round and the doc
     from coral_backend.rounds import Watch
     from coral_backend.status import ProjectStatus, RoundLine
 
-__all__ = ["checks_table", "estimate_table", "project_panel", "round_table", "terminal", "watching"]
+__all__ = [
+    "changes_table",
+    "checks_table",
+    "effect_text",
+    "estimate_table",
+    "project_panel",
+    "round_table",
+    "terminal",
+    "watching",
+]
 
 PIPE_WIDTH = 160
 """Columns where the output is no terminal: wide enough that nothing is cut."""
@@ -114,6 +123,9 @@ def project_panel(found: ProjectStatus) -> RenderableType:
         facts.add_row("now", _now(found))
     for note in found.notes:
         facts.add_row("note of the SLM", Text(note))
+    effect = next((line.effect for line in found.rounds if line.serves), None)
+    if effect is not None:
+        facts.add_row("effect", Text(effect_text(effect)))
     parts: list[RenderableType] = [facts]
     parts += [_history(found.rounds)] if found.rounds else []
     parts += [_costs(found.costs)] if found.costs else []
@@ -154,6 +166,38 @@ def _dollars(amount: float | None) -> str:
     return f"${amount:,.2f}" if amount >= 100 else f"${amount:.4f}"
 
 
+def effect_text(effect: Mapping[str, Any]) -> str:
+    """Say in a line what a round changed elsewhere."""
+    return (
+        f"round {effect['round']} learned from {effect['people']} tasks that people labelled anew since round "
+        f"{effect['before']}: elsewhere {effect['labels']} labels and {effect['flags']} flags changed, "
+        f"of {effect['compared']} tasks"
+    )
+
+
+def changes_table(found: Iterable[Change]) -> Table:
+    """Return verdicts that a round changed."""
+    table = Table(title="Changed verdicts, the most doubtful first", title_justify="left")
+    for name in ("task", "text", "label", "score", "flag"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("task", "score"))
+    for one in found:
+        flag = Text(str(one.flag_before)) if one.flag is one.flag_before else _flag_change(one)
+        label = str(one.label) if one.label == one.label_before else f"{one.label_before} → {one.label}"
+        label += " (by a person)" if one.by_person else ""
+        score = f"{_percent(one.score_before)} → {_percent(one.score)}"
+        table.add_row(str(one.task_id), Text(_short(one.text)), Text(label), score, flag)
+    return table
+
+
+def _flag_change(one: Change) -> Text:
+    return Text(f"{one.flag_before} → ").append(str(one.flag), style=FLAG_STYLES[str(one.flag)])
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:79]}…"
+
+
 def _now(found: ProjectStatus) -> Text:
     active = found.active
     assert active is not None
@@ -163,15 +207,19 @@ def _now(found: ProjectStatus) -> Text:
 
 
 def _history(rounds: Iterable[RoundLine]) -> Table:
-    table = Table(title="Rounds (agreement with the labels people have given so far)", title_justify="left")
-    for name in ("round", "status", "LLM", "SLM", "of", "clean", "noisy", "inconsistent", "tokens", "cost", "seconds"):
+    table = Table(title="Rounds (agreement with the labels people have given so far; * serves)", title_justify="left")
+    for name in (
+        "round", "status", "LLM", "SLM", "of", "clean", "noisy", "inconsistent", "changed", "tokens", "cost", "seconds",
+    ):  # fmt: skip
         table.add_column(name, justify="left" if name in ("round", "status") else "right", no_wrap=True)
     table.add_column("version", overflow="fold")
     for line in rounds:
         flags = (str(line.flags.get(str(flag), "-")) for flag in (Flag.CLEAN, Flag.NOISY, Flag.INCONSISTENT))
         table.add_row(
-            line.name, Text(line.status, style=STATUS_STYLES.get(line.status, "cyan")), _percent(line.llm),
-            _percent(line.slm), str(line.compared), *flags, f"{line.tokens:,}", "-" if line.cost is None else _dollars(line.cost), f"{line.seconds:.0f}",
+            f"{line.name} *" if line.serves else line.name,
+            Text(line.status, style=STATUS_STYLES.get(line.status, "cyan")), _percent(line.llm), _percent(line.slm),
+            str(line.compared), *flags, str(line.effect["tasks"]) if line.effect else "-", f"{line.tokens:,}",
+            "-" if line.cost is None else _dollars(line.cost), f"{line.seconds:.0f}",
             Text(line.model_version or line.error or "-"),
         )  # fmt: skip
     return table

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,9 @@ from coral_backend.types import (
     Source,
     Verdict,
 )
-from strategies.review.calibration import platt
-from strategies.review.verdict import Decision, decide
+
+if TYPE_CHECKING:
+    from strategies.review.verdict import Decision
 
 ARRAYS_FILE = "arrays.safetensors"
 
@@ -182,6 +183,8 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
 
     Samples without a readable text cannot be judged by a machine: they get their human label or none, at the end.
     """
+    from strategies.review.verdict import decide  # scikit-learn: the web process reads arrays and decides nothing
+
     table = read(store, project)
     place = {task_id: i for i, task_id in enumerate(arrays.task_ids.tolist())}
     known = [i for i, task_id in enumerate(table.task_ids.tolist()) if task_id in place]
@@ -212,6 +215,8 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
 
 def calibrated(table: Table) -> Floats:
     """Return the annotator's confidence, shape (N,), NaN where unknown: calibrated on human labels where these suffice, else raw."""
+    from strategies.review.calibration import platt  # scikit-learn, as above
+
     checked = (table.human_labels != UNLABELED) & (table.llm_labels != UNLABELED)
     right = table.human_labels == table.llm_labels
     calibration = platt(table.llm_confidence[checked], right[checked])

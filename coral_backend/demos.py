@@ -68,7 +68,9 @@ def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[De
     """Choose a round's demonstrations among verified samples (the paper's Distilled Selection, section 3)."""
     verified = Verified.read(store, settings, project)
     if verified is None:
-        return ()
+        if project.active_round is None:
+            return ()
+        return store.round(project.active_round).demos  # a rollback may serve a round whose arrays are no longer kept
     space = project.label_space
     index = DEMONSTRATIONS.get(settings.demonstration)(
         texts=verified.texts,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from redis import Redis
 
-from coral_backend import corpus_arrays, queue
+from coral_backend import corpus_arrays, queue, review
 from coral_backend.batches import settle as settle_batches
 from coral_backend.catch_up import catch_up as run_catch_up
 from coral_backend.exceptions import (
@@ -25,6 +25,7 @@ from coral_backend.exceptions import (
     SettingsError,
 )
 from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.labelstudio.predictions import other_version
 from coral_backend.rounds import RoundRunner, reconcile, settings_for, settings_of, waits_until
 from coral_backend.settings import Settings
 from coral_backend.store import Store
@@ -43,9 +44,11 @@ __all__ = [
     "request_round",
     "request_settle",
     "request_sweep",
+    "request_tidy",
     "settings_for",
     "settle",
     "sweep",
+    "tidy",
 ]
 
 QUEUE_OF = {
@@ -129,6 +132,11 @@ def request_sweep(settings: Settings, project_id: int, *, redis: Redis | None = 
     _ask(settings, "events", "sweep", project_id, redis=redis)
 
 
+def request_tidy(settings: Settings, project_id: int, *, redis: Redis | None = None) -> None:
+    """Ask a worker to put the counts of the review tabs right."""
+    _ask(settings, "events", "tidy", project_id, redis=redis)
+
+
 def _ask(settings: Settings, queue_name: str, function: str, number: int, *, redis: Redis | None) -> None:
     connection = redis if redis is not None else queue.connect(settings)
     timeout = TIMEOUT_SECONDS[queue_name]
@@ -182,7 +190,11 @@ def read_back(project_id: int) -> int:
     """Read annotations back from Label Studio; return how many had changed."""
     with _context() as (settings, store):
         try:
-            return reconcile(store, client_for(settings), store.project(project_id))
+            changed = reconcile(store, client_for(settings), store.project(project_id))
+            project = store.project(project_id)
+            if project.active_round is not None and store.active_round(project_id) is None:
+                review.tidy(store, client_for(settings), project)  # somebody may have closed or changed a tab
+            return changed
         except LabelStudioError as error:
             logger.warning("project %d: annotations could not be read back: %s", project_id, error)
             store.mark_reconciled(project_id)  # tried: the next try is due after the usual while, not at the next tick
@@ -201,6 +213,7 @@ def sweep(project_id: int) -> int:
         keep = {str(r.model_version) for r in done[: settings.keep_versions]} | {
             store.project(project_id).model_version
         }
+        keep |= {other_version(version) for version in keep}
         return client_for(settings).delete_old_predictions(project_id, keep, SWEEP_BATCH)
 
 
@@ -219,6 +232,21 @@ def settle_round(store: Store, settings: Settings, round_id: int) -> int:
     current = store.round(round_id)
     project = store.project(current.project_id)
     return settle_batches(store, settings_of(settings, project, current), project, current)
+
+
+def tidy(project_id: int) -> list[str]:
+    """Put the review tabs right after people have labelled; return their titles."""
+    with _context() as (settings, store):
+        if store.active_round(project_id) is not None:
+            return []  # its push puts them right
+        try:
+            return list(review.tidy(store, client_for(settings), store.project(project_id)))
+        except LabelStudioError as error:
+            logger.warning("project %d: the tabs could not be put right: %s", project_id, error)
+            store.mark_tidied(
+                project_id, store.project(project_id).changes
+            )  # tried; the next change or push tries again
+            return []
 
 
 @contextmanager

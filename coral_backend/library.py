@@ -7,6 +7,7 @@
     with Coral("http://localhost:8080", api_key, project=1, epochs=5) as coral:
         coral.run_round()
         print(coral.status().flags)
+        frame = coral.samples()  # a pandas DataFrame, one row a task
         coral.export("labels.xlsx")
 
 Rounds run in this process: no Redis, no worker and no web process are needed for them. Those are what ``coral up`` adds:
@@ -16,15 +17,16 @@ pre-annotation of tasks as they come, and retraining when people correct labels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coral_backend import connect as connecting
 from coral_backend import export as exporting
 from coral_backend.connect import Connection
+from coral_backend.effects import Effect, changes, effect_of, round_named
 from coral_backend.estimate import Estimate, estimate
 from coral_backend.exceptions import ConflictError, NotFoundError
 from coral_backend.export import Export, Row
@@ -32,13 +34,17 @@ from coral_backend.jobs import client_for
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tasks import sample_from_task
 from coral_backend.launch import begin_round, change_round
+from coral_backend.rollback import Rollback, roll_back
 from coral_backend.rounds import RoundRunner, Watch, model_folder, refresh_project, settings_for
 from coral_backend.settings import Settings
-from coral_backend.status import ProjectStatus, RoundLine, status_of
+from coral_backend.status import ProjectStatus, status_of
 from coral_backend.store import Store
-from coral_backend.types import Project, Round, RoundStatus, Sample, Source
+from coral_backend.types import Change, Project, Round, RoundStatus, Sample, Source, Verdict
 
-__all__ = ["Coral", "Prediction"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Coral", "Prediction", "RoundView"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,54 @@ class Prediction:
     score: float | None
     source: Source | None
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class RoundView:
+    """One round, as notebooks look at it.
+
+    Attributes
+    ----------
+    row : Round
+        The round itself: status, settings, demonstrations and all.
+    effect : Effect or None
+        How its verdicts differ from those it was built on; None for a first round.
+    cost, cost_per_label : float or None
+        USD of its requests to an LLM, and for each task that got a label; None where a price is not known.
+    """
+
+    row: Round
+    effect: Effect | None
+    cost: float | None
+    cost_per_label: float | None
+    _store: Store
+
+    @property
+    def name(self) -> str:
+        """``"2"``, or ``"1.2"`` for a second retraining."""
+        return self.row.name
+
+    @property
+    def metrics(self) -> pd.Series:
+        """What came out, as one flat Series: ``flags.noisy``, ``agreement.slm``, ``seconds.distil``, ``tasks`` ..."""
+        import pandas as pd
+
+        return pd.Series(dict(_flat(self.row.metrics)), name=self.name, dtype=object)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The SLM's training: one row an epoch."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.row.metrics.get("history") or ()))
+
+    def verdicts(self) -> pd.DataFrame:
+        """Return what the round decided about each task, most doubtful first; indexed by task id."""
+        import pandas as pd
+
+        found = self._store.verdicts(self.row.project_id, self.row.id)
+        frame = pd.DataFrame([asdict(verdict) for verdict in found], columns=list(Verdict.__dataclass_fields__))
+        return frame.set_index("task_id")
 
 
 class Coral:
@@ -123,7 +177,9 @@ class Coral:
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
-    def connect(self, public_url: str | None = None, *, title: str = "CORAL", **options: Any) -> Connection:
+    def connect(
+        self, public_url: str | None = None, *, title: str = "CORAL", hint: bool | None = None, **options: Any
+    ) -> Connection:
         """Connect the project: webhook and ML backend. Needs the web process; rounds do not need this.
 
         Parameters
@@ -132,6 +188,8 @@ class Coral:
             The web process as Label Studio reaches it; default: ``CORAL_PUBLIC_URL``.
         title : str
             Name of the backend in Label Studio.
+        hint : bool, optional
+            Put the line with both candidates into the form, or take it out; None leaves the form as it is.
         **options
             Settings of this project only, for example ``epochs=5``; None takes one away.
 
@@ -141,8 +199,9 @@ class Coral:
             If Label Studio, the project or an option is not as it must be; see ``coral_backend.connect``.
         """
         return connecting.connect(
-            self.store, self.settings, self.client, self.project_id, title=title, options=options, public_url=public_url
-        )
+            self.store, self.settings, self.client, self.project_id, title=title, options=options, public_url=public_url,
+            hint=hint,
+        )  # fmt: skip
 
     def run_round(
         self,
@@ -213,31 +272,6 @@ class Coral:
         project = self._project()
         return estimate(self.store, self.settings, project.id, lambda: self.client, retrain=retrain, options=options)
 
-    def round(self, name: int | str) -> RoundLine:
-        """Return how a round went: agreement, flags, tokens, and its cost in USD.
-
-        Parameters
-        ----------
-        name : int or str
-            ``2``, or ``"2.1"`` for its first retraining.
-
-        Raises
-        ------
-        NotFoundError
-            If the project has no such round.
-
-        Examples
-        --------
-        >>> coral.round(2).cost  # doctest: +SKIP
-        1.71
-        """
-        lines = self.status().rounds
-        found = next((line for line in lines if line.name == str(name)), None)
-        if found is None:
-            there = ", ".join(line.name for line in lines) or "none"
-            raise NotFoundError(f"Project {self.project_id} has no round {name}. There are: {there}.")
-        return found
-
     def status(self) -> ProjectStatus:
         """Return how the project stands: counts, flags, tokens, and its rounds.
 
@@ -248,17 +282,78 @@ class Coral:
         """
         return status_of(self.store, self.project_id)
 
-    def samples(self, *, clean_only: bool = False) -> Iterator[Row]:
-        """Yield one mapping a task, with the columns of ``export``; see ``coral_backend.export.MEANINGS``.
+    def samples(self, *, clean_only: bool = False) -> pd.DataFrame:
+        """Return one row a task, with the columns of ``export`` (see ``coral_backend.export.MEANINGS``), indexed by task id.
 
         Examples
         --------
-        >>> doubtful = [row for row in coral.samples() if row["flag"] == "noisy"]  # doctest: +SKIP
+        >>> coral.samples().query("flag == 'noisy'").sort_values("rank")  # doctest: +SKIP
         """
+        import pandas as pd
+
+        names = exporting.columns(self.store, self.project_id)
+        frame = pd.DataFrame(list(self.rows(clean_only=clean_only)), columns=names)
+        types = {name: "Int64" if kind is int else "float64" for name, kind in exporting.KINDS.items()}
+        return frame.astype(types).set_index("task_id")
+
+    def rows(self, *, clean_only: bool = False) -> Iterator[Row]:
+        """Yield the same as mappings, one at a time: for corpora that need not fit into memory."""
         return exporting.rows(self.store, self.project_id, clean_only=clean_only)
 
+    def rounds(self) -> pd.DataFrame:
+        """Return one row a round, the oldest first: status, agreement with people, flags, what it changed, tokens, seconds."""
+        import pandas as pd
+
+        lines = [dict(_flat(asdict(line))) for line in self.status().rounds]
+        return pd.DataFrame(lines).set_index("name") if lines else pd.DataFrame()
+
+    def round(self, name: str | int | float | None = None) -> RoundView:
+        """Return a round by its name (``2``, ``"1.2"``); None is the newest that is done.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none; the message names those there are.
+
+        Examples
+        --------
+        >>> coral.round(2).metrics["agreement.slm"]  # doctest: +SKIP
+        0.926
+        """
+        row = round_named(self.store, self.project_id, name)
+        line = next(line for line in self.status().rounds if line.name == row.name)
+        return RoundView(row, effect_of(self.store, row), line.cost, line.cost_per_label, self.store)
+
+    def changes(self, name: str | int | float | None = None) -> pd.DataFrame:
+        """Return the verdicts that a round changed, most doubtful first; indexed by task id.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such round.
+        InputError
+            If there is no round before it.
+        """
+        import pandas as pd
+
+        _, found = changes(self.store, self.project_id, name)
+        frame = pd.DataFrame([asdict(one) for one in found], columns=list(Change.__dataclass_fields__))
+        return frame.set_index("task_id")
+
+    def roll_back(self, name: str | int | float) -> Rollback:
+        """Make an older round the one that serves; labels of people stay.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such round.
+        ConflictError
+            If it cannot serve now, or a round is under way.
+        """
+        return roll_back(self.store, self.settings, lambda: self.client, self.project_id, name)
+
     def export(self, path: str | Path, format: str | None = None, *, clean_only: bool = False) -> Export:  # noqa: A002
-        """Write the labels to `path` as csv, jsonl or xlsx (default: by its ending).
+        """Write the labels to `path` as xlsx, csv, jsonl, parquet or hf (default: by its ending).
 
         Raises
         ------
@@ -346,3 +441,12 @@ class Coral:
         best = probs.argmax(axis=1)
         labels = project.label_space.labels
         return [Prediction(labels[k], round(float(row[k]), 6), Source.SLM) for k, row in zip(best, probs, strict=True)]
+
+
+def _flat(found: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings under dotted names."""
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

@@ -9,68 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from coral_backend.demos import QUERIES, Neighbours
-from coral_backend.exceptions import SettingsError
 from coral_backend.llm.base import Embed, Question
 from coral_backend.llm.prompt import CODES, Prompt
 from coral_backend.settings import Settings
+from coral_backend.task_prompt import label_space_of, prompt_for, strategy_for
 from coral_backend.types import Demo, Floats, Project, Sample
 from strategies.annotation import Ask
 from strategies.annotation.shortlist import shortlist
-from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
 
 SAMPLING_TEMPERATURE = 0.7
 """Of every further sample of an answer; the first is the model's best."""
 
 LISTED_BY_NEIGHBOURS = 50
 """So many verified samples near a text say which labels its prompt lists."""
-
-
-def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
-    """Return the task strategy named in the settings, or the one that fits the label config.
-
-    Raises
-    ------
-    SettingsError
-        If there is none, its file is wrong, or it is for other control tags.
-    """
-    space, name = project.label_space, settings.task_strategy
-    try:
-        if name == "auto":
-            return choose(space.tag, space.labels, folder=settings.strategies)
-        found = load(name, settings.strategies)
-    except TaskStrategyError as error:
-        raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
-    if space.tag not in found.tags:
-        served = ", ".join(f"<{tag}>" for tag in found.tags)
-        raise SettingsError(
-            f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
-            f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
-        )
-    return found
-
-
-def prompt_for(
-    settings: Settings,
-    project: Project,
-    demos: Sequence[Demo],
-    *,
-    strategy: TaskStrategy | None = None,
-    listed: Sequence[str] | None = None,
-    candidates: Sequence[str] | None = None,
-) -> Prompt:
-    """Return the prompt of a project with these demonstrations; see ``Prompt.build`` for `listed` and `candidates`."""
-    return Prompt.build(
-        strategy or strategy_for(settings, project),
-        project.label_space,
-        demos,
-        max_chars=settings.max_text_chars,
-        context=settings.llm_context,
-        answer_tokens=settings.llm_max_tokens,
-        listed=listed,
-        candidates=candidates,
-        coded=settings.llm_confidence == "logprobs",
-        verbalised=settings.llm_confidence == "verbalised",
-    )
 
 
 class Questions:
@@ -98,7 +49,7 @@ class Questions:
         neighbours: Neighbours | None = None,
         is_llm: bool = True,
     ) -> None:
-        self._settings, self._project, self._space = settings, project, project.label_space
+        self._settings, self._project, self._space = settings, project, label_space_of(settings, project)
         self.strategy = strategy_for(settings, project)
         self._demos = tuple(demos)
         self._embed = embed

@@ -50,7 +50,7 @@ QUEUES: Final = ("events", "llm", "train", "push")
 
 JOBS_MODULE: Final = "coral_backend.jobs"
 
-ALLOWED: frozenset[str] = frozenset({"advance", "catch_up", "read_back", "settle", "sweep"})
+ALLOWED: frozenset[str] = frozenset({"advance", "catch_up", "read_back", "settle", "sweep", "tidy"})
 """Names in ``coral_backend.jobs`` that a worker runs. Whoever can write to Redis can ask for these and for nothing else."""
 
 RESULT_SECONDS = 300

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from coral_backend import corpus_arrays
+from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
 from coral_backend.batches import BatchDesk, told_of
 from coral_backend.costs import meter_for
@@ -39,14 +39,14 @@ from coral_backend.exceptions import (
 from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
-from coral_backend.labelstudio.predictions import prediction_row
-from coral_backend.labelstudio.tabs import assert_tabs
+from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import gives_orders
-from coral_backend.questions import Questions, prompt_for
-from coral_backend.settings import Settings
+from coral_backend.questions import Questions
+from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Lease, Store
+from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
     Answer,
     Demo,
@@ -176,9 +176,16 @@ class RoundRunner:
         return self.store.round(round_id)
 
     def _step(self, round_id: int, lease: Lease) -> None:
-        current = self.store.update_round(round_id, lease)
-        project = self.store.project(current.project_id)
-        step = Step(project, current, lease, settings_of(self.settings, project, current))
+        before = self.store.round(round_id)
+        project = self.store.project(before.project_id)
+        # A change of the options is for the next round: they are taken when a round begins, or when a person resumes it.
+        if before.status is RoundStatus.PENDING or not before.settings:
+            settings = settings_of(self.settings, project, before)
+            current = self.store.update_round(round_id, lease, settings=settings.public())
+        else:
+            settings = self.settings.with_options({k: v for k, v in before.settings.items() if k in PROJECT_OPTIONS})
+            current = self.store.update_round(round_id, lease)
+        step = Step(project, current, lease, settings)
         stage, began = current.stage, time.monotonic()
         following = self._stages[stage](step)
         if following is None:
@@ -378,6 +385,8 @@ class RoundRunner:
         verdicts = corpus_arrays.verdicts(self.store, step.project, arrays, step.settings.p_threshold)
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
         metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
+        if step.round.parent_id is not None:
+            metrics["effect"] = self.store.count_changes(step.project.id, step.round.parent_id, step.round.id)
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
         self._reporter(step)(len(verdicts), len(verdicts), metrics["flags"], last=True)
         return Stage.PUSH
@@ -409,24 +418,28 @@ class RoundRunner:
         verdicts = self.store.verdicts(project_id, step.round.id)
         version = version_of(step.round, verdicts)
         began = time.monotonic()
-        rows = [prediction_row(project.label_space, version, verdict) for verdict in verdicts]
+        rows = prediction_rows(project.label_space, version, verdicts)
         report = self._reporter(step)
         report(0, len(rows), {"version": version})
         pushed = client.push_predictions(project_id, rows, report)
         self.store.update_round(step.round.id, step.lease)  # raises if somebody stopped the round meanwhile
         if rows:
             client.select_version(project_id, version)
-        tabs = assert_tabs(client, project_id, version, text_key=project.label_space.shown_key)
         sent = {
             "sent": pushed.sent,
             "created": pushed.created,
             "dropped": list(pushed.dropped),
             "present": pushed.present,
         }
-        metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
+
+        def told(done: int, total: int) -> None:
+            report(len(rows), len(rows), {"version": version, "columns": done, "of": total})
+
         try:
+            shown = review.show(self.store, client, project, version, verdicts, told=told)
+            metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
             report(len(rows), len(rows), {"version": version}, last=True)
-            self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, "tabs": tabs})
+            self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, **shown.to_json()})
         except RoundStopped:
             self._show_serving(client, project)
             raise
@@ -436,7 +449,8 @@ class RoundRunner:
         """Have Label Studio show the version that serves: the round was stopped after its own had been selected."""
         if project.active_round is not None:
             client.select_version(project.id, project.model_version)
-            assert_tabs(client, project.id, project.model_version, text_key=project.label_space.shown_key)
+            serving = self.store.verdicts(project.id, project.active_round)
+            review.show(self.store, client, project, project.model_version, serving)
 
     # --- annotate ---------------------------------------------------------------------------------------------
 

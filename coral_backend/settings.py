@@ -7,12 +7,13 @@ error, because a misspelt setting that is silently ignored costs a day.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from coral_backend.exceptions import SettingsError
 
@@ -38,6 +39,11 @@ class Settings(BaseModel):
     )
     label_studio_url: str | None = Field(
         default=None, alias="LABEL_STUDIO_URL", description="Label Studio as this process reaches it."
+    )
+    label_studio_public_url: str | None = Field(
+        default=None,
+        alias="LABEL_STUDIO_PUBLIC_URL",
+        description="Label Studio as browsers reach it; default: the same.",
     )
     label_studio_api_key: SecretStr | None = Field(
         default=None, alias="LABEL_STUDIO_API_KEY", description="Personal access token (or legacy token)."
@@ -171,6 +177,20 @@ class Settings(BaseModel):
         alias="CORAL_DEMONSTRATION",
         description="Demonstration strategy of later rounds: distilled_selection, or retrieval (the nearest to each text).",
     )
+    prompt_task: str | None = Field(
+        default=None, alias="CORAL_PROMPT_TASK", description="First part of the prompt; default: the task strategy's."
+    )
+    prompt_demonstration: str | None = Field(
+        default=None, alias="CORAL_PROMPT_DEMONSTRATION", description="Second part, with {demonstrations}; the same."
+    )
+    prompt_output: str | None = Field(
+        default=None, alias="CORAL_PROMPT_OUTPUT", description="Third part, with {query}; the same."
+    )
+    label_definitions: str | None = Field(
+        default=None,
+        alias="CORAL_LABEL_DEFINITIONS",
+        description="JSON object, label to meaning; wins over the label config's hints.",
+    )
     n_demos: int = Field(default=8, ge=0, le=100, alias="CORAL_DEMOS", description="In-context demonstrations.")
 
     # --- SLM ---------------------------------------------------------------------------------------------------
@@ -208,6 +228,13 @@ class Settings(BaseModel):
     reconcile_seconds: float = Field(
         default=300.0, ge=1, alias="CORAL_RECONCILE_SECONDS", description="How often annotations are read back."
     )
+    review_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        alias="CORAL_REVIEW_SHARE",
+        description="Share of the tasks that people plan to look at.",
+    )
     annotate_chunk: int = Field(
         default=1000, ge=1, alias="CORAL_ANNOTATE_CHUNK", description="Samples that one annotation job takes."
     )
@@ -215,6 +242,20 @@ class Settings(BaseModel):
         default=2, ge=1, alias="CORAL_KEEP_VERSIONS", description="Prediction versions kept in Label Studio."
     )
     log_level: str = Field(default="INFO", alias="CORAL_LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("label_definitions")
+    @classmethod
+    def _are_texts(cls, value: str | None) -> str | None:
+        definitions = {} if value is None else json.loads(value)  # what JSON refuses is a ValueError, as pydantic wants
+        if not isinstance(definitions, dict) or not all(isinstance(text, str) for text in definitions.values()):
+            raise ValueError('must be a JSON object of texts, for example {"positive": "the writer likes it"}')
+        return value
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """What labels mean by the setting ``label_definitions``; empty ones left out."""
+        found: dict[str, str] = json.loads(self.label_definitions or "{}")
+        return {label: meaning for label, meaning in found.items() if meaning.strip()}
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -293,6 +334,7 @@ PROJECT_OPTIONS = frozenset(
     {
         "annotator", "llm_model", "recorded_key", "max_text_chars", "task_strategy", "first_demonstration",
         "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "seed",
+        "prompt_task", "prompt_demonstration", "prompt_output", "label_definitions", "review_share",
         "budget", "batch",
         "annotation", "votes", "llm_models", "llm_context", "llm_labels", "llm_confidence",
     }

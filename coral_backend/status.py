@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from coral_backend.costs import CostLine, cost_lines, cost_of
+from coral_backend.effects import effect_of
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Round, Spend, Stage
 
-__all__ = ["ProjectStatus", "RoundLine", "status_of"]
+__all__ = ["ProjectStatus", "RoundLine", "status_of", "tokens_of"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class RoundLine:
         USD for each task of the round that got a label.
     budget : float or None
         The most that the round may cost, in USD.
+    serves : bool
+        Whether its predictions are the ones selected now.
+    effect : mapping or None
+        What it changed elsewhere; see ``coral_backend.effects.Effect``. None for a first round.
     """
 
     name: str
@@ -54,6 +59,8 @@ class RoundLine:
     cost: float | None = None
     cost_per_label: float | None = None
     budget: float | None = None
+    serves: bool = False
+    effect: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
     lines = tuple(
         _line(store, project, one, human, usage, spending=spending.get(one.id, [])) for one in reversed(rounds)
     )
-    tokens = _tokens([one for spent in spending.values() for one in spent], list(usage.values()))
+    tokens = tokens_of([one for spent in spending.values() for one in spent], list(usage.values()))
     active = store.active_round(project_id)
     serving = store.round(project.active_round) if project.active_round is not None else None
     flags = serving.metrics.get("flags", {}) if serving else {}
@@ -163,7 +170,7 @@ def _line(
     verdicts = store.verdicts(project.id, one.id, list(human)) if human else []
     pairs = [(human[v.task_id], v) for v in verdicts]
     spent = usage.get(one.number, {}) if one.revision == 0 else {}
-    tokens = sum(_tokens(spending, [spent]).values())
+    tokens = sum(tokens_of(spending, [spent]).values())
     cost, labels = cost_of(spending, tokens=tokens), spent.get("labels") or 0
     return RoundLine(
         name=one.name,
@@ -181,10 +188,12 @@ def _line(
         cost=cost,
         cost_per_label=cost / labels if cost is not None and labels else None,
         budget=one.settings.get("budget"),
+        serves=one.id == project.active_round,
+        effect=effect.to_json() if (effect := effect_of(store, one)) else None,
     )
 
 
-def _tokens(spending: Sequence[Spend], usage: Sequence[Mapping[str, int]]) -> dict[str, int]:
+def tokens_of(spending: Sequence[Spend], usage: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """Return the tokens of the requests; of the answers, where the requests of an older version were not counted.
 
     An answer that a batch brought, or an earlier request, took no tokens of its own.

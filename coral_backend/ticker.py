@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
 SILENT_SECONDS = 10.0
 """How long a round that nobody works on is left alone: between two steps its worker asks for the next one itself."""
+TIDY_SECONDS = 10.0
+"""How long people must be quiet before the tabs are counted again."""
 RETRY_SECONDS = 30.0
 """How long a round that met an absent part waits before it is tried again."""
 
@@ -55,6 +57,8 @@ def tick(settings: Settings, store: Store, *, now: float) -> list[str]:
             _retrain(settings, store, number)
         elif verb == "advance":
             jobs.request_advance(settings, number, stage=store.round(number).stage, redis=redis)
+        elif verb == "tidy":
+            jobs.request_tidy(settings, number, redis=redis)
         elif verb == "catch-up":
             jobs.request_catch_up(settings, number, redis=redis)
         elif verb == "settle":
@@ -81,6 +85,8 @@ def _due(settings: Settings, store: Store, project: Project, now: float) -> list
             due.append(("advance", active.id))
     elif retraining_is_due(store, settings, project, now):
         due.append(("retrain", project.id))
+    elif _tidying_is_due(project, now):
+        due.append(("tidy", project.id))
     for round_id, looked_at in store.ledger.rounds_with_open_batches(project.id).items():
         if (active is None or active.id != round_id) and now - looked_at >= settings.batch_poll_s:
             due.append(("settle", round_id))
@@ -89,6 +95,13 @@ def _due(settings: Settings, store: Store, project: Project, now: float) -> list
     if project.active_round is not None and now - (project.reconciled_at or 0.0) >= settings.reconcile_seconds:
         due.append(("read-back", project.id))
     return due
+
+
+def _tidying_is_due(project: Project, now: float) -> bool:
+    """Say whether the counts in the tabs' titles are out of date and people have paused."""
+    if project.active_round is None or project.changed_at is None or project.changes == project.tidied_change:
+        return False
+    return now - project.changed_at >= TIDY_SECONDS
 
 
 def _abandoned(store: Store, active: Round, now: float) -> bool:

@@ -161,6 +161,10 @@ class Project:
         Wanted tasks are not tried again before this time; set after a failure.
     catch_up_error : str or None
         What that failure was.
+    tidied_change : int
+        Up to which of `changes` the review tabs are true.
+    instructed : bool
+        Whether annotators were told, in the project's instruction, how to work through the tabs.
     """
 
     id: int
@@ -176,6 +180,8 @@ class Project:
     reconciled_at: float | None = None
     catch_up_after: float | None = None
     catch_up_error: str | None = None
+    tidied_change: int = 0
+    instructed: bool = False
 
 
 @dataclass(frozen=True)
@@ -448,6 +454,60 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """The right to work on something, with a fencing token: a write under an older token is refused."""
+
+    name: str
+    token: int
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """One question to a person: LLM and SLM are sure of another label than yours; is yours right?
+
+    Attributes
+    ----------
+    label, machine_label : str
+        What the person said; what LLM and SLM both say.
+    score : float
+        The SLM's out-of-sample probability of `machine_label`, in [0, 1].
+    annotation_id, updated_at : int, str
+        The annotation that is asked about, in the state that it had.
+    looked_at : float or None
+        When it was found that a person had looked again, in seconds since the epoch; None while the question stands.
+    """
+
+    task_id: int
+    label: str
+    annotation_id: int
+    updated_at: str
+    machine_label: str
+    score: float
+    looked_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a verdict differs from the one of the round before.
+
+    Attributes
+    ----------
+    by_person : bool
+        Whether a person labelled the task: the cause, not the effect, of a retraining.
+    """
+
+    task_id: int
+    text: str
+    label_before: str | None
+    label: str | None
+    flag_before: Flag
+    flag: Flag
+    score_before: float | None
+    score: float | None
+    by_person: bool
+
+
+@dataclass(frozen=True)
 class Round:
     """One pass through the stages.
 
@@ -463,6 +523,10 @@ class Round:
         ``Project.changes`` when the round began, then when its SLM read the human labels: what it has learned from.
     settings : mapping
         The resolved settings of the round, without secrets, so that it can be repeated.
+    parent_id : int or None
+        The round that served when this one began; None for the first, and for rounds of older versions of CORAL.
+    set_aside : bool
+        Whether a rollback went behind it: its LLM labels no longer count.
     """
 
     id: int
@@ -482,6 +546,8 @@ class Round:
     created_at: float = 0.0
     updated_at: float = 0.0
     finished_at: float | None = None
+    parent_id: int | None = None
+    set_aside: bool = False
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from coral_backend import queue
+from coral_backend.auth import SECRETS_FILE
 from coral_backend.exceptions import ConflictError, CoralError
 from coral_backend.services.processes import Process, Supervisor, stop_on_signals
 from coral_backend.services.redis_server import RedisServer
@@ -81,6 +82,8 @@ def start_processes(
     """
     supervisor.start(_web(host, port, with_our_code(env)))
     tell(f"web     answers at http://{host}:{port}; its log is {supervisor.log_file('web')}")
+    place = "CORAL_BASIC_AUTH_PASSWORD" if settings.basic_auth_password else settings.model_dir / SECRETS_FILE
+    tell(f"        dashboard: http://{host}:{port}/dashboard, user {settings.basic_auth_user}, password in {place}")
     supervisor.start(_worker(settings, with_our_code(env)))
     tell(f"worker  is alive; its log is {supervisor.log_file('worker')}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError, PredictionRow, PushReport
 from coral_backend.types import Progress
+from tests.stand_ins import set_data_field
 
 URL = "http://label-studio.test"
 
@@ -29,7 +30,9 @@ class FakeLabelStudio(LabelStudioClient):
             "id": project_id, "title": "Film reviews", "label_config": config, "task_number": len(texts), "model_version": "",
         }  # fmt: skip
         extra = list(data) or [{} for _ in texts]
-        self.tasks = [{"id": i, "data": {"text": t, **extra[i - 1]}} for i, t in enumerate(texts, 1)]
+        self.tasks: list[dict[str, Any]] = [
+            {"id": i, "data": {"text": t, **extra[i - 1]}} for i, t in enumerate(texts, 1)
+        ]
         self.annotated: list[dict[str, Any]] = []
         self.pushed: list[PredictionRow] = []
         self.tabs: list[dict[str, Any]] = []
@@ -107,6 +110,22 @@ class FakeLabelStudio(LabelStudioClient):
 
     def columns(self, project_id: int) -> list[dict[str, Any]]:
         return []
+
+    def run_action(
+        self,
+        project_id: int,
+        action: str,
+        task_ids: Sequence[int],
+        body: Mapping[str, Any] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> None:
+        set_data_field([task["data"] for task in self.tasks if task["id"] in task_ids], action, body or {})
+
+    def update_project(self, project_id: int, **changes: Any) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        self.row |= changes
 
     def create_view(self, project_id: int, data: Mapping[str, Any]) -> int:
         self.tabs.append({"id": len(self.tabs) + 1, "data": dict(data)})

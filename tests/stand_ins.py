@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ class FakeLabelStudio:
     pushed: dict[tuple[int, str], tuple[list[dict[str, Any]], float | None]] = field(default_factory=dict)
     selected: str = ""
     view_rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    instruction: str = ""
+    actions: int = 0
+    refuse_actions: bool = False
     down: bool = False
 
     def _up(self) -> None:
@@ -36,7 +40,10 @@ class FakeLabelStudio:
 
     def project(self, project_id: int) -> dict[str, Any]:
         self._up()
-        return {"id": project_id, "title": "Test", "label_config": self.config, "model_version": self.selected}
+        return {
+            "id": project_id, "title": "Test", "label_config": self.config, "model_version": self.selected,
+            "expert_instruction": self.instruction,
+        }  # fmt: skip
 
     def iter_tasks(self, _: int, updated_after: str | None = None, progress: Any = None) -> Iterator[dict[str, Any]]:
         self._up()
@@ -86,7 +93,36 @@ class FakeLabelStudio:
         self.pushed = {key: row for key, row in self.pushed.items() if key[0] not in task_ids}
 
     def columns(self, _: int) -> list[dict[str, Any]]:
-        return [{"id": "text", "parent": "data"}]
+        keys = dict.fromkeys(key for data in self.tasks.values() for key in data)
+        return [{"id": key, "parent": "data"} for key in keys]
+
+    def run_action(
+        self, _: int, action: str, task_ids: Sequence[int], body: Mapping[str, Any], *, repeatable: bool = False
+    ) -> None:
+        self._up()
+        self.actions += 1
+        if self.refuse_actions:
+            raise LabelStudioHTTPError("Label Studio answered POST api/dm/actions with HTTP 500: no such action.", 500)
+        set_data_field([self.tasks[task_id] for task_id in task_ids if task_id in self.tasks], action, body)
+
+    def update_project(self, _: int, **changes: Any) -> None:
+        self._up()
+        self.config = changes.get("label_config", self.config)
+        self.instruction = changes.get("expert_instruction", self.instruction)
+
+
+def set_data_field(rows: Sequence[dict[str, Any]], action: str, body: Mapping[str, Any]) -> None:
+    """Do to task data what Label Studio's action "Add Or Modify Data Field" does."""
+    assert action == "add_data_field"
+    name, kind, value = body["value_name"], body["value_type"], body["value"]
+    for data in rows:
+        if kind == "Expression":
+            command, arguments = value.split("(")
+            assert command == "replace"
+            old, new = json.loads(f"[{arguments.removesuffix(')')}]")
+            data[name] = data[name].replace(old, new)
+        else:
+            data[name] = {"String": str, "Number": float}[kind](value)
 
 
 def annotation(annotation_id: int, label: str, at: str = "2026-01-01T10:00:00Z") -> dict[str, Any]:

@@ -296,7 +296,7 @@ def test_confidences_reach_the_verdict_calibrated_when_people_checked_enough(
         reached.append(more["llm_confidence"])
         return decide(*given, **more)
 
-    monkeypatch.setattr("coral_backend.corpus_arrays.decide", noticed)
+    monkeypatch.setattr("strategies.review.verdict.decide", noticed)
     here = world(n=40, llm_models="cheap", n_demos=0)
     here.run()
     raw = [0.6 / 0.95 if i % 5 == 0 else 0.9 / 0.95 for i in range(40)]

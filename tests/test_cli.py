@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from click.testing import CliRunner, Result
 
 from coral_backend import cli, console
 from coral_backend.exceptions import EndpointError, LabelStudioError, QueueUnavailableError
-from coral_backend.rounds import round_lease
+from coral_backend.labelstudio.hint import LINE
+from coral_backend.rounds import refresh_project, round_lease
 from coral_backend.store import Lease, Store
-from coral_backend.types import Flag, Round, RoundStatus, Stage
+from coral_backend.types import Flag, Round, RoundStatus, Source, Stage
 from tests import filled_store as filled
 from tests.fake_label_studio import FakeLabelStudio
 
@@ -123,7 +127,7 @@ def test_every_verb_has_a_help(verb: str) -> None:
 
 def test_the_promised_verbs_are_there() -> None:
     assert set(cli.main.commands) == {
-        "connect", "demo", "doctor", "export", "round", "serve", "status", "strategies", "up", "worker",
+        "changes", "connect", "demo", "doctor", "export", "rollback", "round", "serve", "status", "strategies", "up", "worker",
     }  # fmt: skip
 
 
@@ -243,6 +247,68 @@ def test_export_writes_and_counts(store: Store, tmp_path: Path) -> None:
         assert [row["task_id"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5", "6", "7"]
     assert "4 tasks (jsonl)" in coral("export", "--clean-only", "--format", "jsonl", "--output", "clean").output
     assert "tells no format" in told(coral("export", "--output", "labels"))
+
+
+def a_retraining(store: Store) -> None:
+    """Fill the store, and retrain on the label that people gave to task 3; task 1 changes along with it."""
+    first = filled.fill(store).round(1)
+    verdicts = {v.task_id: v for v in store.verdicts(filled.PROJECT, first.id)}
+    verdicts[3] = replace(verdicts[3], source=Source.HUMAN, flag=Flag.CLEAN)
+    verdicts[1] = replace(verdicts[1], label="neg", score=0.6, source=Source.SLM, flag=Flag.INCONSISTENT)
+    filled.finish_round(store, list(verdicts.values()), retrain=True, version="coral-r1.1-def456")
+
+
+def test_changes_shows_what_a_retraining_changed_elsewhere(store: Store) -> None:
+    a_retraining(store)
+    assert "elsewhere 1 labels and 1 flags changed, of 5 tasks" in coral("status").output
+    result = coral("changes")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "good film",
+        "pos → neg",
+        "70.0% → 60.0%",
+        "clean → inconsistent",
+        "(by a person)",
+        "Round 1.1 learned",
+    ):
+        assert words in result.output, words
+    found = json.loads(coral("changes", "1.1", "--json", "--limit", "1").stdout)
+    assert found["effect"] == {
+        "round": "1.1", "before": "1", "people": 1, "labels": 1, "flags": 1, "tasks": 1, "compared": 5,
+    }  # fmt: skip
+    assert [change["task_id"] for change in found["changes"]] == [3]
+    assert "no round '9'" in told(coral("changes", "9"))
+    assert "nothing to be compared with" in told(coral("changes", "1"))
+
+
+def test_rollback_says_what_serves_now(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_retraining(store)
+    client = FakeLabelStudio(1, filled.CONFIG, filled.TEXTS)
+    digest = refresh_project(store, client, 1).config_hash
+    monkeypatch.setattr(cli, "_client", lambda _: client)
+    assert "labels of project 1 were changed" in told(coral("rollback", "1"))
+    with closing(sqlite3.connect("coral.sqlite3")) as database, database:
+        database.execute("UPDATE rounds SET config_hash = ?", [digest])
+    result = coral("rollback", "1")
+    assert result.exit_code == 0, result.output
+    assert f"Round 1 of project 1 serves again instead of round 1.1 ({filled.VERSION})." in result.output
+    assert "1 came after it and wait for the next round" in result.output
+    assert client.row["model_version"] == store.project(1).model_version == filled.VERSION
+    assert "serves already" in told(coral("rollback", "1"))
+
+
+def test_connect_puts_the_hint_in_and_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = FakeLabelStudio(1, filled.CONFIG, filled.TEXTS)
+    monkeypatch.setattr(cli, "_client", lambda _: client)
+    assert "one line in the form" in coral("connect", "--project", "1", "--hint").output
+    digest = store.project(1).config_hash
+    assert client.row["label_config"] == filled.CONFIG.replace("<View>", f"<View>{LINE}")
+    assert store.project(1).label_config == client.row["label_config"]
+    assert "  hint " not in coral("connect", "--project", "1").output
+    assert LINE in client.row["label_config"], "connecting again changes nothing"
+    assert "none in the form" in coral("connect", "--project", "1", "--no-hint").output
+    assert client.row["label_config"] == filled.CONFIG
+    assert store.project(1).config_hash == digest
 
 
 def test_of_several_projects_one_must_be_named(store: Store) -> None:

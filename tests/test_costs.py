@@ -263,7 +263,7 @@ def test_status_metrics_and_library_tell_the_same_cost(world: World, monkeypatch
 
     with Coral("http://nowhere", "token", project=1, model_dir=world.settings.model_dir) as coral:
         assert coral.round(1).cost == line.cost
-        with pytest.raises(NotFoundError, match=r"has no round 2\. There are: 1\."):
+        with pytest.raises(NotFoundError, match=r"has no round .2.\. Its rounds: 1 "):
             coral.round(2)
 
 

@@ -24,9 +24,10 @@ FILES = sorted(
 
 LEAVES = {"types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
-BELOW_ROUNDS = {"annotate", "batches", "corpus_arrays", "costs", "demos", "follow", "heartbeat", "questions"} & {
-    Path(name).stem for name in FILES
-}
+BELOW_ROUNDS = {
+    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "questions", "review",
+    "task_prompt",
+} & {Path(name).stem for name in FILES}  # fmt: skip
 """Modules beside ``rounds`` that are parts of it."""
 
 TORCH = ("coral_backend/slm/", "strategies/distillation/")

@@ -72,13 +72,19 @@ def test_a_project_is_labelled_from_python(
     assert list(dict.fromkeys(seen)) == list(Stage)
     assert sum(done.metrics["flags"].values()) == len(TEXTS)
     assert client.row["model_version"] == done.model_version
-    assert len(client.pushed) == len(TEXTS)
+    of_version = [row for row in client.pushed if row[3] == done.model_version]
+    assert len(of_version) == len(TEXTS)
 
     found = coral.status()
     assert (found.tasks, found.unreadable, found.model_version) == (41, 1, done.model_version)
-    rows = list(coral.samples())
+    rows = list(coral.rows())
     assert [row["task_id"] for row in rows] == list(range(1, 42))
     assert [row["llm_label"] for row in rows[:10]] == SAID[:10]
+    frame = coral.samples()
+    assert list(frame.index) == list(range(1, 42))
+    assert list(frame["flag"]) == [row["flag"] for row in rows]
+    assert str(frame["rank"].dtype) == "Int64"
+    assert set(frame.query("flag == 'clean'")["label"]) <= {"pos", "neg"}
     assert coral.export(tmp_path / "labels.csv").rows == 41
     with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 41
@@ -120,9 +126,29 @@ def test_a_project_is_labelled_from_python(
 
     again = coral.run_round(retrain=True)
     assert (again.name, again.model_version != done.model_version) == ("1.1", True)
-    row = next(row for row in coral.samples() if row["task_id"] == WRONG + 1)
+    row = next(row for row in coral.rows() if row["task_id"] == WRONG + 1)
     assert (row["label"], row["source"], row["annotator"]) == ("pos", "human", 4)
     assert coral.status().rounds[0].llm == 0.0
+
+    table = coral.rounds()
+    assert list(table.index) == ["1", "1.1"]
+    assert list(table["effect.people"].fillna(0)) == [0, 1]
+    assert coral.round().name == "1.1"
+    metrics = coral.round(1).metrics
+    assert metrics["flags.noisy"] == done.metrics["flags"]["noisy"]
+    assert metrics["seconds.distil"] > 0
+    assert coral.round("1.1").effect is not None
+    assert len(coral.round(1).history) == len(done.metrics["history"])
+    assert list(coral.round(1).verdicts()["rank"]) == list(range(1, 42))
+    changes = coral.changes()
+    assert changes.loc[WRONG + 1, "by_person"]
+    assert changes.loc[WRONG + 1, "label"] == "pos"
+    with pytest.raises(NotFoundError, match="no round '9'"):
+        coral.round(9)
+
+    client.tasks[0]["data"]["text"] = TEXTS[0]
+    back = coral.roll_back(1)
+    assert (back.before, back.model_kept, client.row["model_version"]) == ("1.1", True, done.model_version)
 
 
 def test_a_paused_round_goes_on_and_a_cancelled_one_is_told(coral: Coral, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,8 @@ def test_enough_corrections_start_a_retraining_at_once(settings: Settings, store
 def test_a_few_start_one_after_a_quiet_while(settings: Settings, store: Store, asked: Asked) -> None:
     finish_a_round(store)
     correct(store, 1)
+    assert ticker.tick(settings, store, now=NOW + 59) == ["tidy 1"], "the tabs' counts are out of date"
+    store.mark_tidied(1, store.project(1).changes)
     assert ticker.tick(settings, store, now=NOW + 59) == []
     assert ticker.tick(settings, store, now=NOW + 61) == ["retrain 1"]
 
@@ -93,7 +95,7 @@ def test_a_failed_retraining_is_not_repeated_until_more_is_known(
     active = store.active_round(1)
     assert active is not None
     store.set_round_status(active.id, RoundStatus.FAILED, "one class only")
-    assert ticker.tick(settings, store, now=NOW + 100) == []
+    assert ticker.tick(settings, store, now=NOW + 100) == ["tidy 1"]
     correct(store, 4, 5, 6)
     assert ticker.tick(settings, store, now=NOW + 100) == ["retrain 1"]
 

@@ -396,13 +396,11 @@ class LabelStudioClient:
         LabelStudioHTTPError
             If no prediction has that version (400).
         """
-        self.request("PATCH", f"api/projects/{int(project_id)}/", body={"model_version": version})
+        self.update_project(project_id, model_version=version)
 
     def delete_task_predictions(self, project_id: int, task_ids: Sequence[int]) -> None:
         """Remove all predictions of some tasks, of every version: they are about a text that was edited since."""
-        body = {"selectedItems": {"all": False, "included": [int(task_id) for task_id in task_ids]}}
-        params = {"id": "delete_tasks_predictions", "project": int(project_id)}
-        self.request("POST", "api/dm/actions", params=params, body=body)
+        self.run_action(project_id, "delete_tasks_predictions", task_ids)
 
     def delete_old_predictions(
         self,
@@ -546,6 +544,37 @@ class LabelStudioClient:
             for half_made in set(self._backends(project_id, url)) - set(ours):
                 self.request("DELETE", f"api/ml/{half_made}")
             raise self._filtered(error, f"the backend {_without_credentials(url)}") from error
+
+    # --- Data Manager ----------------------------------------------------------------------------------------------
+
+    def run_action(
+        self,
+        project_id: int,
+        action: str,
+        task_ids: Sequence[int],
+        body: Mapping[str, Any] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> None:
+        """Run one of the Data Manager's actions on some tasks.
+
+        Parameters
+        ----------
+        action : str
+            For example ``"add_data_field"``.
+        body : mapping, optional
+            What the action's dialog asks a person for.
+        repeatable : bool
+            Whether it may be sent again when the answer got lost.
+        """
+        chosen = {"selectedItems": {"all": False, "included": [int(task_id) for task_id in task_ids]}}
+        params = {"id": action, "project": int(project_id)}
+        sent = {**(body or {}), **chosen}
+        self.request("POST", "api/dm/actions", params=params, body=sent, repeatable=repeatable)
+
+    def update_project(self, project_id: int, **changes: Any) -> None:
+        """Change fields of a project, for example ``label_config``, which Label Studio checks."""
+        self.request("PATCH", f"api/projects/{int(project_id)}/", body=changes)
 
     # --- Data Manager tabs -----------------------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
-"""How does a verdict look as a Label Studio prediction? One function for pushing and for ``/predict``: they must agree."""
+"""How does a verdict look as Label Studio predictions? One room for pushing and for ``/predict``: they must agree."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from coral_backend.labelstudio.client import PredictionRow
 from coral_backend.labelstudio.control_tags import to_regions
 from coral_backend.labelstudio.tabs import flag_token
-from coral_backend.types import LabelSpace, Verdict
+from coral_backend.types import LabelSpace, Source, Verdict
 
-__all__ = ["prediction_row"]
+__all__ = ["other_version", "prediction_row", "prediction_rows"]
 
 
 def prediction_row(space: LabelSpace, version: str, verdict: Verdict) -> PredictionRow:
@@ -18,3 +20,28 @@ def prediction_row(space: LabelSpace, version: str, verdict: Verdict) -> Predict
     label = verdict.prediction_label if verdict.prediction_label in space.labels else None
     score = verdict.prediction_score if label is not None else None
     return verdict.task_id, to_regions(space, label, score, marker=flag_token(version, verdict.flag)), score, version
+
+
+def other_version(version: str) -> str:
+    """Return the version of the SLM's own predictions beside those of `version`: it names the tab in the form."""
+    return f"{version}-slm"
+
+
+def prediction_rows(space: LabelSpace, version: str, verdicts: Iterable[Verdict]) -> list[PredictionRow]:
+    """Return what is pushed: a prediction of each verdict, and the SLM's beside it where the SLM says something else.
+
+    The form lists predictions newest first, so the better one of two comes last here.
+    """
+    rows: list[PredictionRow] = []
+    for verdict in verdicts:
+        main, other = prediction_row(space, version, verdict), _other_row(space, version, verdict)
+        pair = [other, main] if verdict.label == verdict.prediction_label else [main, other]
+        rows += [row for row in pair if row is not None]
+    return rows
+
+
+def _other_row(space: LabelSpace, version: str, verdict: Verdict) -> PredictionRow | None:
+    label, score = verdict.slm_label, verdict.slm_score
+    if verdict.source is Source.HUMAN or label not in space.labels or label == verdict.prediction_label:
+        return None
+    return verdict.task_id, to_regions(space, label, score), score, other_version(version)

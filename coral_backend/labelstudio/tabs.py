@@ -1,41 +1,51 @@
-"""How do people find what to look at first? Three Data Manager tabs: Noisy, Inconsistent, Clean.
+"""How do people find what to look at first? Data Manager tabs: Noisy, Inconsistent, Clean, and Second look where there is one.
 
-A tab is a filter. The flag it filters on stands in the newest prediction of each task, as a token under a key of our own
-(``to_regions(..., marker=flag_token(version, flag))``): so ten thousand flags come with the one bulk push, and tokens of an
-older version match nothing. Tabs are shared and anybody may change them: they are asserted again at each push, never read
-as our state.
+A tab is a filter. The flag that the first three filter on stands in the newest prediction of each task, as a token under a
+key of our own (``to_regions(..., marker=flag_token(version, flag))``): so ten thousand flags come with the one bulk push, and
+tokens of an older version match nothing. Tabs are shared and anybody may change them: they are asserted again at each push,
+never read as our state.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from coral_backend.labelstudio.client import LabelStudioClient
+from coral_backend.labelstudio.columns import ASKED, COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK
 from coral_backend.types import Flag
 
 __all__ = ["TITLES", "assert_tabs", "flag_token", "tab_counts"]
 
 logger = logging.getLogger(__name__)
 
-TITLES: Mapping[Flag, str] = {Flag.NOISY: "Noisy", Flag.INCONSISTENT: "Inconsistent", Flag.CLEAN: "Clean"}
+Kind: TypeAlias = Flag | str
+"""A flag, or `SECOND_LOOK`."""
+
+TITLES: Mapping[Kind, str] = {
+    Flag.NOISY: "Noisy",
+    Flag.INCONSISTENT: "Inconsistent",
+    Flag.CLEAN: "Clean",
+    SECOND_LOOK: "Second look",
+}
 """In the order of the tabs: what needs a person comes first."""
 
 MAX_TITLE = 17
 """The Data Manager cuts longer titles."""
 
 _TOKEN = re.compile(r"coral:([A-Za-z0-9._~%-]*):(noisy|inconsistent|clean)\Z")
-_SHORT: Mapping[Flag, str] = {Flag.NOISY: "Noisy", Flag.INCONSISTENT: "Inconsist.", Flag.CLEAN: "Clean"}
-_TITLE = re.compile(r"(Noisy|Inconsist(?:ent|\.)|Clean)(?: ?\([0-9]+[kM]?\))?\Z")
+_SHORT: Mapping[Kind, str] = {**TITLES, Flag.INCONSISTENT: "Inconsist.", SECOND_LOOK: "2nd look"}
+_TITLE = re.compile(r"(Noisy|Inconsist(?:ent|\.)|Clean|Second look|2nd look)(?: ?\([0-9]+[kM]?\))\Z")
 _SHOWN = frozenset({"predictions_score", "total_annotations"})
 _SYSTEM_COLUMNS = (
     "id", "inner_id", "completed_at", "total_annotations", "cancelled_annotations", "total_predictions", "annotators",
     "annotations_results", "annotations_ids", "predictions_score", "predictions_model_versions", "predictions_results",
     "file_upload", "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
 )  # fmt: skip
+_WIDTHS: Mapping[str, int] = dict(zip(COLUMNS, (130, 130, 140, 155, 130, 125), strict=True))
 
 
 def flag_token(version: str, flag: Flag) -> str:
@@ -54,12 +64,14 @@ def assert_tabs(
     counts: Mapping[Flag, int] | None = None,
     *,
     text_key: str | None = None,
+    second_look: bool = False,
 ) -> dict[str, int]:
-    """Have the three tabs show the flags of `version`, most doubtful first, and return ``{title: view id}``.
+    """Have our tabs show the flags of `version`, most doubtful first, and return ``{title: view id}``.
 
-    Noisy and Inconsistent leave out tasks that somebody has annotated; Clean shows all. A tab of ours is known by its
-    filter, or else by its title; it keeps its id and the columns as people have arranged them. One that was closed is
-    made again. Copies that people made of our tabs follow to `version` with everything else as it is.
+    Noisy and Inconsistent leave out tasks that somebody has annotated; Clean shows all; Second look those that a person is
+    asked about again. A tab of ours is known by its filter, or else by a title with a count, as we write it; it keeps its id
+    and the columns as people have arranged them. One that was closed is made again. Copies that people made of our tabs follow to `version` with
+    everything else as it is; tabs of others are left alone.
 
     Parameters
     ----------
@@ -68,21 +80,26 @@ def assert_tabs(
     counts : mapping of Flag to int, optional
         Numbers for the titles; None asks Label Studio what each tab shows.
     text_key : str, optional
-        The key of the task data to show beside score and annotation count; None shows all of them.
+        The key of the task data to show beside our columns, score and annotation count; None shows all of them.
+    second_look : bool
+        Make the tab of second looks, too; one that exists is kept true anyway.
     """
     views = client.views(project_id)
     ours = _ours(views)
     data_keys = [str(c["id"]) for c in client.columns(project_id) if c.get("parent") == "data"]
     made: dict[str, int] = {}
-    for flag in TITLES:
-        view = ours.get(flag)
-        wanted = _wanted(flag, version, None if counts is None else counts.get(flag, 0))
+    for kind in TITLES:
+        view = ours.get(kind)
+        if kind == SECOND_LOOK and (SECOND_LOOK not in data_keys or (view is None and not second_look)):
+            continue
+        known = counts.get(kind, 0) if counts is not None and isinstance(kind, Flag) else None
+        wanted = _wanted(kind, version, data_keys, known)
         if view is None:
-            data = _layout(data_keys, text_key) | wanted
+            data = _layout(kind, data_keys, text_key) | wanted
             view = {"id": client.create_view(project_id, data), "data": data}
-        if counts is None:
+        if known is None:
             _assert_data(client, project_id, view, wanted)
-            wanted["title"] = _title(flag, client.view_count(project_id, int(view["id"])))
+            wanted["title"] = _title(kind, client.view_count(project_id, int(view["id"])))
         _assert_data(client, project_id, view, wanted)
         made[str(wanted["title"])] = int(view["id"])
     for view in views:
@@ -96,77 +113,94 @@ def tab_counts(client: LabelStudioClient, project_id: int) -> dict[str, int]:
     """Return ``{title: tasks}`` of our tabs, as Label Studio itself counts them."""
     ours = _ours(client.views(project_id))
     return {
-        str(ours[flag]["data"].get("title")): client.view_count(project_id, int(ours[flag]["id"]))
-        for flag in TITLES
-        if flag in ours
+        str(ours[kind]["data"].get("title")): client.view_count(project_id, int(ours[kind]["id"]))
+        for kind in TITLES
+        if kind in ours
     }
 
 
 def _assert_data(client: LabelStudioClient, project_id: int, view: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     """Write what differs; the rest of a tab belongs to the people who use it."""
     there = view["data"]
-    if any(there.get(key) != value for key, value in wanted.items()):
-        view["data"] = {**there, **wanted}
+    changed = {key: value for key, value in wanted.items() if there.get(key) != value}
+    if "columnsDisplayType" in changed:
+        shown = there.get("columnsDisplayType")
+        changed["columnsDisplayType"] = {
+            **(shown if isinstance(shown, Mapping) else {}),
+            **wanted["columnsDisplayType"],
+        }
+    if any(there.get(key) != value for key, value in changed.items()):
+        view["data"] = {**there, **changed}
         client.update_view(project_id, int(view["id"]), view["data"])
 
 
-def _wanted(flag: Flag, version: str, count: int | None) -> dict[str, Any]:
-    items: list[dict[str, Any]] = [
-        {
-            "filter": "filter:tasks:predictions_results",
-            "operator": "contains",
-            "type": "String",
-            "value": flag_token(version, flag),
-        }
-    ]
-    if flag is not Flag.CLEAN:
-        items.append({"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0})
-    return {
-        "title": _title(flag, count),
+def _wanted(kind: Kind, version: str, data_keys: Sequence[str], count: int | None) -> dict[str, Any]:
+    if isinstance(kind, Flag):
+        items = [_item("predictions_results", "contains", "String", flag_token(version, kind))]
+    else:
+        # Not "is not empty": Label Studio takes an emptied text for something where the first task has none at all.
+        items = [_item(f"data.{SECOND_LOOK}", "contains", "Unknown", ASKED)]
+    if kind in (Flag.NOISY, Flag.INCONSISTENT):
+        items.append(_item("total_annotations", "equal", "Number", 0))
+    wanted: dict[str, Any] = {
+        "title": _title(kind, count),
         "type": "list",
         "target": "tasks",
         "filters": {"conjunction": "and", "items": items},
-        "ordering": ["tasks:predictions_score"],
+        "ordering": [f"tasks:data.{RANK}" if RANK in data_keys else "tasks:predictions_score"],
     }
+    numbers = {f"tasks:data.{key}": "Number" for key in NUMBERS if key in data_keys}
+    return wanted | ({"columnsDisplayType": numbers} if numbers else {})
 
 
-def _title(flag: Flag, count: int | None) -> str:
+def _item(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _title(kind: Kind, count: int | None) -> str:
     if count is None:
-        return TITLES[flag]
+        return TITLES[kind]
     for number in (str(count), f"{count // 1_000}k", f"{count // 1_000_000}M"):
-        for name in (TITLES[flag], _SHORT[flag]):
+        for name in (TITLES[kind], _SHORT[kind]):
             for title in (f"{name} ({number})", f"{name}({number})"):
                 if len(title) <= MAX_TITLE:
                     return title
-    return TITLES[flag]
+    return TITLES[kind]
 
 
-def _layout(data_keys: list[str], text_key: str | None) -> dict[str, Any]:
+def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[str, Any]:
     """Columns of a new tab. All hidden ones must be named, or fourteen system columns push the text off the screen."""
-    shown = set(data_keys) if text_key is None or text_key not in data_keys else {text_key}
-    hidden_data = [f"tasks:data.{key}" for key in data_keys if key not in shown]
-    explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in _SHOWN] + hidden_data
-    labeling = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + hidden_data
-    widths = {f"tasks:data.{key}": 600 for key in shown if len(shown) == 1}
+    shown = set(data_keys) - {HINT, SECOND_LOOK} if text_key is None or text_key not in data_keys else {text_key}
+    facts = {SECOND_LOOK} if kind == SECOND_LOOK else {key for key in COLUMNS if key in data_keys}
+    # The score is the SLM's probability of the LLM's label; beside the columns of both it would be read as a third opinion.
+    system = _SHOWN - {"predictions_score"} if facts else _SHOWN
+    hidden_data = [f"tasks:data.{key}" for key in (*data_keys, HINT, SECOND_LOOK) if key not in shown | facts]
+    explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in system]
+    beside = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + [f"tasks:data.{key}" for key in facts]
+    widths = {f"tasks:data.{key}": 380 if facts else 600 for key in shown if len(shown) == 1}
+    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500) for key in facts}
     return {
-        "hiddenColumns": {"explore": explore, "labeling": labeling},
+        "hiddenColumns": {
+            "explore": list(dict.fromkeys(explore + hidden_data)),
+            "labeling": list(dict.fromkeys(beside + hidden_data)),
+        },
         "columnsWidth": widths | {"tasks:predictions_score": 150, "tasks:total_annotations": 70},
         "columnsDisplayType": {},
         "gridWidth": 4,
     }
 
 
-def _ours(views: list[dict[str, Any]]) -> dict[Flag, dict[str, Any]]:
-    """Return the tab of each flag: the oldest that filters on its token, else the oldest with its title."""
-    found: dict[Flag, dict[str, Any]] = {}
+def _ours(views: list[dict[str, Any]]) -> dict[Kind, dict[str, Any]]:
+    """Return the tab of each kind: the oldest that filters as it does, else the oldest with its title."""
+    found: dict[Kind, dict[str, Any]] = {}
     for view in views:
-        if (flag := _flag_of(view)) is not None:
-            found.setdefault(flag, view)
+        if (kind := _kind_of(view)) is not None:
+            found.setdefault(kind, view)
     for view in views:
         title = _TITLE.match(str((view.get("data") or {}).get("title", "")))
-        flag = next((flag for flag in TITLES if title and title[1] in (TITLES[flag], _SHORT[flag])), None)
-        if flag is not None and _flag_of(view) is None:
-            found.setdefault(flag, view)
+        kind = next((kind for kind in TITLES if title and title[1] in (TITLES[kind], _SHORT[kind])), None)
+        if kind is not None and _kind_of(view) is None:
+            found.setdefault(kind, view)
     return found
 
 
@@ -175,14 +209,18 @@ def _items(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [item for item in filters.get("items") or [] if isinstance(item, dict)]
 
 
-def _flag_of(view: Mapping[str, Any]) -> Flag | None:
-    tokens = [_TOKEN.match(str(item.get("value"))) for item in _items(view)]
-    return next((Flag(token[2]) for token in tokens if token), None)
+def _kind_of(view: Mapping[str, Any]) -> Kind | None:
+    for item in _items(view):
+        if token := _TOKEN.match(str(item.get("value"))):
+            return Flag(token[2])
+        if str(item.get("filter")) == f"filter:tasks:data.{SECOND_LOOK}":
+            return SECOND_LOOK
+    return None
 
 
 def _followed(view: Mapping[str, Any], version: str) -> dict[str, Any]:
     """Return the filters of a copy of one of our tabs with the token of `version`; nothing for other tabs."""
-    if _flag_of(view) is None:
+    if not isinstance(_kind_of(view), Flag):
         return {}
     items = [
         item | {"value": flag_token(version, Flag(token[2]))}

@@ -1,5 +1,6 @@
 """What does CORAL remember? The only room that writes SQL; everybody else uses the verbs of ``Store``."""
 
-from coral_backend.store.store import Lease, Store
+from coral_backend.store.store import Store
+from coral_backend.types import Lease
 
 __all__ = ["Lease", "Store"]

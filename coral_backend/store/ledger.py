@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from coral_backend.store import tables as t
 from coral_backend.store.engine import storable
-from coral_backend.types import SUMS, Batch, Spend
+from coral_backend.types import SUMS, Batch, Lease, Spend
 
 if TYPE_CHECKING:
-    from coral_backend.store.store import Lease, Store
+    from coral_backend.store.store import Store
 
 LISTS = ("asked", "again")
 """Columns of a batch that hold a list."""

@@ -5,9 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Table, insert, inspect, select, text
+from sqlalchemy.schema import CreateColumn
 
-from coral_backend.store.tables import batches, endpoints, metadata, migrations, opinions, replies, spend
+from coral_backend.store.tables import (
+    batches,
+    endpoints,
+    metadata,
+    migrations,
+    opinions,
+    option_versions,
+    projects,
+    replies,
+    rounds,
+    second_looks,
+    spend,
+)
 
 
 def m001_first_tables(connection: Connection) -> None:
@@ -31,7 +44,35 @@ def m004_spend(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001_first_tables, m002_replies, m003_opinions, m004_spend)
+def m005_review(connection: Connection) -> None:
+    """Add what review needs: who was asked for a second look, what a round was built on, whether tabs are up to date."""
+    second_looks.create(connection, checkfirst=True)
+    for table in (projects, rounds):
+        _add_missing_columns(connection, table)
+
+
+def _add_missing_columns(connection: Connection, table: Table) -> None:
+    """Add the columns that an older database lacks; one made today has them all from ``m001_first_tables``."""
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in there:
+            declared = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {declared}"))
+
+
+def m006_dashboard(connection: Connection) -> None:
+    """Keep every version of a project's options."""
+    option_versions.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    m001_first_tables,
+    m002_replies,
+    m003_opinions,
+    m004_spend,
+    m005_review,
+    m006_dashboard,
+)
 
 
 def migrate(connection: Connection) -> list[str]:

@@ -10,10 +10,10 @@ from sqlalchemy import and_, func, select
 
 from coral_backend.store import tables as t
 from coral_backend.store.engine import storable
-from coral_backend.types import Answer, Said, Sample
+from coral_backend.types import Answer, Lease, Said, Sample
 
 if TYPE_CHECKING:
-    from coral_backend.store.store import Lease, Store
+    from coral_backend.store.store import Store
 
 KEY = ("project_id", "task_id", "round_number", "place")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,12 +29,14 @@ from coral_backend.store.ledger import Ledger
 from coral_backend.store.migrations import migrate
 from coral_backend.store.opinions import Opinions
 from coral_backend.store.replies import Replies
+from coral_backend.store.review import ReviewVerbs, rollback_lease
 from coral_backend.types import (
     Answer,
     Demo,
     Flag,
     HumanLabel,
     LabelSpace,
+    Lease,
     Project,
     Round,
     RoundStatus,
@@ -58,15 +60,7 @@ IN_CHUNK = 500
 """Rows in one statement: below SQLite's and PostgreSQL's limits on bound values."""
 
 
-@dataclass(frozen=True)
-class Lease:
-    """The right to work on something, with a fencing token: a write under an older token is refused."""
-
-    name: str
-    token: int
-
-
-class Store:
+class Store(ReviewVerbs):
     """The database as CORAL sees it.
 
     Parameters
@@ -210,6 +204,14 @@ class Store:
         query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
         return [Sample(*tuple(row)) for row in self._by_task(query.order_by(c.task_id), c.task_id, task_ids)]
 
+    def sample_page(self, project_id: int, after: int, size: int) -> list[Sample]:
+        """Return the next `size` samples that are not retired, behind the task `after`, by task id."""
+        c = t.samples.c
+        query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
+        query = query.where(c.task_id > after).order_by(c.task_id).limit(size)
+        with self._read() as connection:
+            return [Sample(*tuple(row)) for row in connection.execute(query)]
+
     def wanted(self, project_id: int) -> list[int]:
         """Return the ids of tasks that Label Studio asked for and that no background job has answered yet."""
         c = t.samples.c
@@ -278,23 +280,40 @@ class Store:
             where=lambda new: or_(c.content_hash != new.content_hash, c.prompt_version != new.prompt_version),
         )
 
-    def llm_labels(self, project_id: int, *, round_number: int | None = None) -> dict[int, Answer]:
-        """Return each task's newest answer that still fits its content; only those of one round if given."""
-        c, s = t.llm_labels.c, t.samples.c
+    def llm_labels(
+        self, project_id: int, *, round_number: int | None = None, task_ids: Collection[int] | None = None
+    ) -> dict[int, Answer]:
+        """Return each task's newest answer that still fits its content; only those of one round, or some tasks, if given.
+
+        The answers of rounds that a rollback set aside do not count, unless their round is asked for.
+        """
+        c, s, r = t.llm_labels.c, t.samples.c, t.rounds.c
         same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
         query = select(t.llm_labels).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False))
         if round_number is not None:
             query = query.where(c.round_number == round_number)
-        with self._read() as connection:
-            return {row.task_id: _answer(row) for row in connection.execute(query.order_by(c.round_number))}
+        else:
+            aside = select(r.number).where(r.project_id == project_id, r.set_aside.is_(True))
+            query = query.where(c.round_number.not_in(aside))
+        rows = self._by_task(query.order_by(c.round_number), c.task_id, task_ids)
+        return {row.task_id: _answer(row) for row in rows}
 
-    def llm_history(self, project_id: int) -> Iterator[tuple[int, int, str | None]]:
-        """Yield ``(task_id, round_number, label)`` of every answer ever stored, by task and round."""
+    def llm_rounds(self, project_id: int) -> list[int]:
+        """Return the numbers of the rounds that asked the annotator, ascending; 0 stands for answers before the first."""
         c = t.llm_labels.c
-        query = select(c.task_id, c.round_number, c.label).where(c.project_id == project_id)
+        query = select(c.round_number).where(c.project_id == project_id).distinct().order_by(c.round_number)
         with self._read() as connection:
-            for row in connection.execute(query.order_by(c.task_id, c.round_number)):
-                yield row.task_id, row.round_number, row.label
+            return list(connection.scalars(query))
+
+    def llm_history(self, project_id: int, task_ids: Collection[int]) -> dict[int, dict[int, tuple[str | None, str]]]:
+        """Return every answer ever stored about some tasks: task id -> round number -> (label, prompt version)."""
+        c = t.llm_labels.c
+        columns = (c.task_id, c.round_number, c.label, c.prompt_version)
+        query = select(*columns).where(c.project_id == project_id).order_by(c.task_id, c.round_number)
+        history: dict[int, dict[int, tuple[str | None, str]]] = {}
+        for row in self._by_task(query, c.task_id, task_ids):
+            history.setdefault(row.task_id, {})[row.round_number] = (row.label, row.prompt_version)
+        return history
 
     def llm_usage(self, project_id: int) -> dict[int, dict[str, int]]:
         """Return, for each round number, the answers asked for, how many are labels, and the tokens they took."""
@@ -380,15 +399,16 @@ class Store:
     # --- rounds -----------------------------------------------------------------------------------------------
 
     def create_round(self, project_id: int, settings: Mapping[str, Any], *, retrain: bool = False) -> Round:
-        """Begin a round (or, with `retrain`, the next revision of the newest one) as pending.
+        """Begin a round (or, with `retrain`, the next revision of the newest one that counts) as pending.
 
         Raises
         ------
         ConflictError
-            If the project has an active round: two people pressed the button, and one round is what they want.
+            If the project has an active round (two people pressed the button, and one round is what they want), or is
+            going back to an older one.
         """
-        project = self.project(project_id)
-        last = next(iter(self.rounds(project_id)), None)
+        project, rounds = self.project(project_id), self.rounds(project_id)
+        last = next((one for one in rounds if not one.set_aside), None) if retrain else next(iter(rounds), None)
         number = (last.number if last else 1) if retrain else (last.number + 1 if last else 1)
         revision = last.revision + 1 if retrain and last else 0
         now = self._now()
@@ -396,9 +416,12 @@ class Store:
             "project_id": project_id, "number": number, "revision": revision, "status": RoundStatus.PENDING,
             "stage": Stage.SYNC, "config_hash": project.config_hash, "settings": dict(settings), "progress": {},
             "metrics": {}, "demos": [], "through_change": project.changes, "created_at": now, "updated_at": now, "active": project_id,
+            "parent_id": project.active_round,
         }  # fmt: skip
         try:
             with self._write() as connection:
+                connection.execute(self._first_lease(rollback_lease(project_id)))
+                self._refuse_rollback(connection, project_id)
                 round_id = connection.execute(insert(t.rounds).values(row).returning(t.rounds.c.id)).scalar_one()
         except IntegrityError:
             active = self.active_round(project_id)
@@ -541,10 +564,9 @@ class Store:
         That of a process that is known to be dead counts for nothing, so that a killed round goes on at once.
         """
         now = self._now()
-        first = {"name": name, "token": 0, "holder": "", "expires_at": 0.0}
         c = t.leases.c
         with self._write() as connection:
-            connection.execute(self._insert(t.leases).values(first).on_conflict_do_nothing())
+            connection.execute(self._first_lease(name))
             held = connection.execute(select(t.leases).where(c.name == name).with_for_update()).one()
             free = held.expires_at <= now or holders.is_dead(held.holder)
             taken = None
@@ -580,6 +602,14 @@ class Store:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Give a connection to the store's other modules, for questions of their own."""
+        return self._read()
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """Give them a transaction that may write."""
+        return self._write()
+
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         if self._open.connection is not None:
@@ -597,6 +627,11 @@ class Store:
             connection = plain.execution_options(coral_writes=True)
             with connection.begin():
                 yield connection
+
+    def _first_lease(self, name: str) -> Any:
+        """Return the statement that makes a lease's row, which nobody holds, if there is none: it can then be locked."""
+        first = {"name": name, "token": 0, "holder": "", "expires_at": 0.0}
+        return self._insert(t.leases).values(first).on_conflict_do_nothing()
 
     def _upsert(
         self,

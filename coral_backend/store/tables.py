@@ -14,6 +14,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    text,
 )
 
 metadata = MetaData()
@@ -37,6 +39,9 @@ projects = Table(
     Column("reconciled_at", Float),
     Column("catch_up_after", Float),
     Column("catch_up_error", Text),
+    # Up to which change the tabs' counts in Label Studio are true; and whether annotators were told about the tabs.
+    Column("tidied_change", Integer, nullable=False, server_default=text("0")),
+    Column("instructed", Boolean, nullable=False, server_default=false()),
 )
 
 samples = Table(
@@ -182,6 +187,10 @@ rounds = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("finished_at", Float),
+    # The round that served when this one began: what it was built on.
+    Column("parent_id", Integer),
+    # A rollback went behind it: its answers no longer count.
+    Column("set_aside", Boolean, nullable=False, server_default=false()),
     # The project's id while the round is active, else NULL: the database itself allows one active round a project.
     Column("active", Integer, unique=True),
     UniqueConstraint("project_id", "number", "revision"),
@@ -208,6 +217,21 @@ verdicts = Table(
     Column("content_hash", String(64)),
 )
 
+second_looks = Table(
+    "second_looks",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    # A person is asked once about one label of a task.
+    Column("label", Text, primary_key=True),
+    Column("annotation_id", Integer, nullable=False),
+    Column("updated_at", String(40), nullable=False),
+    Column("machine_label", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("asked_at", Float, nullable=False),
+    Column("looked_at", Float),
+)
+
 events = Table(
     "events",
     metadata,
@@ -224,6 +248,17 @@ leases = Table(
     Column("token", Integer, nullable=False),
     Column("holder", String(200), nullable=False),
     Column("expires_at", Float, nullable=False),
+)
+
+option_versions = Table(
+    "option_versions",
+    metadata,
+    Column("project_id", Integer, ForeignKey("projects.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("options", JSON, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
 )
 
 # What LLM endpoints answered, by the request: an answer is paid once, whoever asks again.

@@ -41,6 +41,10 @@ PRIOR_ERRORS = 5.0
 TEMPER = 0.7
 """Power of the SLM's odds: where the SLM is sure, the task is easy and the LLM errs less than on average."""
 
+ABSTAINED_TEMPER = 0.5
+"""Power of the SLM's probabilities where the LLM abstained: what the LLM finds hard is hard for the SLM too (on ``mr`` it is right in 62 % of
+them and in 84 % of the others). With it 38 % of ``mr``'s wrong verdicts lie in the first tenth of the queue, without it 34 %."""
+
 OVERRULE = 2.0
 """Another label must be so many times as probable as the LLM's to become the verdict."""
 
@@ -99,6 +103,7 @@ def bayes(llm_labels: Ints, probs: Floats, noise: Floats) -> Floats:
     rivals = (posterior[rows] / (1.0 - posterior[rows])) ** TEMPER * noise[rows, None]
     rivals[np.arange(len(rows)), own] = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
     posterior[rows] = rivals
+    posterior[llm_labels == UNLABELED] **= ABSTAINED_TEMPER
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
 
 

@@ -22,7 +22,9 @@ from coral_backend.auth import secrets_for
 from coral_backend.connect import connect
 from coral_backend.demo.data import Corpus, shipped
 from coral_backend.jobs import request_round
+from coral_backend.labelstudio.predictions import other_version
 from coral_backend.labelstudio.tabs import tab_counts
+from coral_backend.rollback import roll_back
 from coral_backend.services.processes import Supervisor, free_port
 from coral_backend.services.redis_server import RedisServer
 from coral_backend.settings import Settings
@@ -132,10 +134,18 @@ def _other(corpus: Corpus, label: str | None, rng: random.Random) -> str:
 def test_1_the_round_labels_scores_and_pushes(loop: Loop) -> None:
     done = loop.wait_for_round("1")
     client = loop.studio.client
-    assert client.model_versions(loop.project_id) == {done.model_version: ROWS}
+    versions = client.model_versions(loop.project_id)
+    assert versions.pop(str(done.model_version)) == ROWS
+    differ = [v for v in loop.store.verdicts(loop.project_id, done.id) if v.llm_label != v.slm_label]
+    assert versions == ({other_version(str(done.model_version)): len(differ)} if differ else {})
     assert client.project(loop.project_id)["model_version"] == done.model_version == loop.version
     assert client.scored_tasks(loop.project_id) == ROWS, "the Prediction score column is filled"
-    assert done.metrics["pushed"]["created"] == done.metrics["pushed"]["sent"] == ROWS
+    assert done.metrics["pushed"]["created"] == done.metrics["pushed"]["sent"] == ROWS + len(differ)
+    assert done.metrics["columns"]["problem"] is None
+    data = client.request("GET", f"api/tasks/{loop.task_ids[0]}/")["data"]
+    verdict = loop.store.verdicts(loop.project_id, done.id, [loop.task_ids[0]])[0]
+    assert (data["text"], data["coral_llm"]) == (loop.corpus.rows[0].text, verdict.llm_label)
+    assert (data["coral_rank"], data["coral_flag"]) == (f"{verdict.rank:06d}", str(verdict.flag))
 
 
 def test_2_the_tabs_show_every_task_once_and_the_wrong_labels_first(loop: Loop) -> None:
@@ -206,3 +216,27 @@ def test_6_deleting_the_annotation_takes_the_human_label_back(loop: Loop) -> Non
     human = next(iter(loop.store.human_labels(loop.project_id).values()))
     loop.studio.client.request("DELETE", f"api/annotations/{human.annotation_id}/")
     loop.wait("the deletion", lambda: human.task_id not in loop.store.human_labels(loop.project_id), seconds=30)
+
+
+def test_7_the_counts_in_the_titles_follow_by_themselves(loop: Loop) -> None:
+    loop.wait("no round under way", lambda: loop.store.active_round(loop.project_id) is None)
+
+    def tidied() -> bool:
+        project = loop.store.project(loop.project_id)
+        return project.tidied_change == project.changes
+
+    loop.wait("the tabs", tidied, seconds=90)
+    for title, count in tab_counts(loop.studio.client, loop.project_id).items():
+        assert f"({count})" in title
+
+
+def test_8_an_older_round_serves_again(loop: Loop) -> None:
+    loop.wait("no round under way", lambda: loop.store.active_round(loop.project_id) is None)
+    first, human = loop.wait_for_round("1"), loop.store.human_labels(loop.project_id)
+    done = roll_back(loop.store, loop.settings, lambda: loop.studio.client, loop.project_id, "1")
+    assert (done.before, done.model_kept) == ("1.1", True)
+    assert loop.version == loop.studio.client.project(loop.project_id)["model_version"] == first.model_version
+    assert loop.store.human_labels(loop.project_id) == human
+    assert loop.studio.client.scored_tasks(loop.project_id) >= ROWS
+    for title, count in tab_counts(loop.studio.client, loop.project_id).items():
+        assert f"({count})" in title

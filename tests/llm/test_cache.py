@@ -186,7 +186,7 @@ def test_a_label_is_committed_together_with_its_reply(server: ScriptedOpenAI, st
 
     def answer(call: Call) -> object:
         keys = [KEYS.of(q, PROMPT.messages(q.sample.text)) for q in asked(samples(5), PROMPT)]
-        seen.append((len(other.replies.find(keys)), sum(1 for _ in other.llm_history(1))))
+        seen.append((len(other.replies.find(keys)), sum(of["answers"] for of in other.llm_usage(1).values())))
         return label("positive")
 
     KEYS = Keys(server.base_url, "scripted", 64)

@@ -167,7 +167,7 @@ class TestLLMLabels:
         store.put_llm_label(1, 1, sample, Answer("a", prompt_tokens=5), prompt_version="p")
         store.put_llm_label(1, 2, sample, Answer(None, reason="no label"), prompt_version="q")
         assert store.llm_labels(1)[1].reason == "no label"
-        assert list(store.llm_history(1)) == [(1, 1, "a"), (1, 2, None)]
+        assert {n: label for n, (label, _) in store.llm_history(1, [1])[1].items()} == {1: "a", 2: None}
         assert store.llm_usage(1)[1] == {"answers": 1, "labels": 1, "prompt_tokens": 5, "completion_tokens": 0}
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 from openpyxl import load_workbook
+from pyarrow import parquet
 
-from coral_backend import export as module
+from coral_backend import export as writing
 from coral_backend.exceptions import InputError, NotFoundError
-from coral_backend.export import Export, columns, export, rows
+from coral_backend.export import FORMATS, Export, columnar, columns, escape, excel, export, rows, table
 from coral_backend.store import Store
-from coral_backend.types import Flag, Sample
+from coral_backend.types import Answer, Flag, Sample
 from tests import filled_store as filled
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -102,7 +105,7 @@ def test_a_project_before_its_first_round_and_an_empty_one_can_be_exported(store
     assert by_task(store)[1]["label"] == "pos"
 
 
-@pytest.mark.parametrize("suffix", module.FORMATS)
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_all_formats_hold_the_same(store: Store, tmp_path: Path, suffix: str) -> None:
     filled.fill(store)
     path = tmp_path / f"labels.{suffix}"
@@ -115,8 +118,95 @@ def test_all_formats_hold_the_same(store: Store, tmp_path: Path, suffix: str) ->
         assert read_csv(path) == [{k: "" if v is None else str(v) for k, v in row.items()} for row in expected]
     elif suffix == "jsonl":
         assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == expected
+    elif suffix == "parquet":
+        assert parquet.read_table(path).to_pylist() == expected
+    elif suffix == "hf":
+        assert parquet.read_table(path / "data").to_pylist() == expected
     else:
         assert read_xlsx(path) == [{k: v if v != "" else None for k, v in row.items()} for row in expected]
+
+
+def test_parquet_columns_have_types_and_say_what_they_mean(store: Store, tmp_path: Path) -> None:
+    export(filled.fill(store), filled.PROJECT, tmp_path / "labels.parquet")
+    schema = parquet.read_schema(tmp_path / "labels.parquet")
+    assert schema.names == columns(store, filled.PROJECT)
+    kinds = {
+        name: str(schema.field(name).type) for name in ("task_id", "rank", "p_clean", "score", "text", "annotator")
+    }
+    assert kinds == {
+        "task_id": "int64", "rank": "int64", "p_clean": "double", "score": "double", "text": "string", "annotator": "int64",
+    }  # fmt: skip
+    assert schema.field("p_clean").metadata[b"description"].startswith(b"Posterior")
+    assert schema.field("llm_label_r2").metadata[b"description"] == b"The annotator's label of round 2."
+
+
+def test_a_hugging_face_folder_has_shards_and_a_card(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columnar, "BATCH_ROWS", 2)
+    monkeypatch.setattr(columnar, "SHARD_ROWS", 4)
+    folder = tmp_path / "dataset"
+    assert export(filled.fill(store), filled.PROJECT, folder, "hf", now=NOW).rows == 6
+    shards = sorted((folder / "data").iterdir())
+    assert [parquet.read_metadata(shard).num_rows for shard in shards] == [4, 2]
+    assert parquet.read_metadata(shards[0]).num_row_groups == 2
+    _, head, text = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
+    card = yaml.safe_load(head)
+    assert card["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert [one["name"] for one in card["dataset_info"]["features"]] == columns(store, filled.PROJECT)
+    assert "Film reviews (1)" in text
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    assert info["splits"]["train"]["num_examples"] == 6
+    assert info["features"]["rank"] == {"dtype": "int64", "_type": "Value"}
+
+
+def test_an_earlier_folder_is_replaced_and_a_foreign_one_is_not(store: Store, tmp_path: Path) -> None:
+    filled.fill(store)
+    folder = tmp_path / "dataset"
+    export(store, filled.PROJECT, folder, "hf")
+    export(store, filled.PROJECT, folder, "hf", clean_only=True)
+    assert parquet.read_table(folder / "data").num_rows == 4
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="holds something else"):
+        export(store, filled.PROJECT, folder, "hf")
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_hugging_face_folder_can_be_one_file(store: Store, tmp_path: Path) -> None:
+    export(filled.fill(store), filled.PROJECT, tmp_path / "dataset.zip", "hf")
+    with zipfile.ZipFile(tmp_path / "dataset.zip") as archive:
+        assert archive.namelist() == ["README.md", "data/train-00000.parquet", "dataset_info.json"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "dataset" in path.name) == ["dataset.zip"]
+
+
+def test_a_project_without_tasks_is_a_dataset_with_columns(store: Store, tmp_path: Path) -> None:
+    filled.save_project(store)
+    assert export(store, filled.PROJECT, tmp_path / "dataset", "hf").rows == 0
+    assert parquet.read_table(tmp_path / "dataset" / "data").column_names == columns(store, filled.PROJECT)
+
+
+def test_rows_come_page_by_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = list(rows(filled.fill(store), filled.PROJECT))
+    monkeypatch.setattr(table, "PAGE", 2)
+    asked: list[int] = []
+    real = store.verdicts
+
+    def verdicts(project_id: int, round_id: int, task_ids: Any = None) -> Any:
+        asked.append(len(task_ids))
+        return real(project_id, round_id, task_ids)
+
+    monkeypatch.setattr(store, "verdicts", verdicts)
+    assert list(rows(store, filled.PROJECT)) == expected
+    assert asked == [2, 2, 2]
+
+
+def test_the_prompt_of_the_newest_answer_is_named(store: Store) -> None:
+    filled.fill(store)
+    sample = store.samples(filled.PROJECT)[0]
+    store.put_llm_label(filled.PROJECT, 3, sample, Answer("neg"), prompt_version="p2")
+    found = by_task(store)
+    assert (found[1]["prompt_version"], found[2]["prompt_version"]) == ("p2", "p1")
 
 
 def test_excel_has_a_frozen_header_filters_colours_and_a_summary(store: Store, tmp_path: Path) -> None:
@@ -160,11 +250,11 @@ def test_no_cell_becomes_a_formula(store: Store, tmp_path: Path, text: str) -> N
 
 @given(some.text(max_size=60) | some.sampled_from(HOSTILE))
 def test_an_escaped_cell_is_the_text_or_the_text_behind_a_quote(text: str) -> None:
-    tally = module._Tally()
-    cell = module._escaped(text, tally)
+    tally = escape.Tally()
+    cell = escape.escaped(text, tally)
     assert cell == (f"'{text}" if tally.escaped else text)
     assert tally.escaped or not text.lstrip().startswith(("=", "+", "-", "@"))
-    in_excel = module._excel(text, module._Tally())
+    in_excel = escape.in_excel(text, escape.Tally())
     assert isinstance(in_excel, str)
     assert not in_excel.startswith(("=", "+", "-", "@", "\t", "\r", "\x00"))
 
@@ -172,7 +262,7 @@ def test_an_escaped_cell_is_the_text_or_the_text_behind_a_quote(text: str) -> No
 def test_numbers_stay_numbers(store: Store, tmp_path: Path) -> None:
     export(filled.fill(store), filled.PROJECT, tmp_path / "labels.xlsx", now=NOW)
     assert read_xlsx(tmp_path / "labels.xlsx")[0]["p_clean"] == 0.9
-    assert module._escaped(-0.5, module._Tally()) == -0.5
+    assert escape.escaped(-0.5, escape.Tally()) == -0.5
 
 
 def test_excel_survives_what_xml_cannot_hold(store: Store, tmp_path: Path) -> None:
@@ -191,8 +281,8 @@ def test_a_text_too_long_for_excel_is_cut_and_says_so(store: Store, tmp_path: Pa
     written = export(store, filled.PROJECT, tmp_path / "labels.xlsx", now=NOW)
     text = read_xlsx(tmp_path / "labels.xlsx")[0]["text"]
     assert written.cut == 1
-    assert len(text.encode("utf-16-le")) <= 2 * module.EXCEL_CELL
-    assert text.endswith(" [cut: 40,000 characters; csv and jsonl have them all]")
+    assert len(text.encode("utf-16-le")) <= 2 * escape.EXCEL_CELL
+    assert text.endswith(" [cut: 40,000 characters; the other formats have them all]")
     export(store, filled.PROJECT, tmp_path / "labels.csv", now=NOW)
     assert len(read_csv(tmp_path / "labels.csv")[0]["text"]) == 40_000
 
@@ -200,8 +290,8 @@ def test_a_text_too_long_for_excel_is_cut_and_says_so(store: Store, tmp_path: Pa
 def test_more_tasks_than_excel_has_rows_are_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EXCEL_ROWS", 3)
-    with pytest.raises(InputError, match="csv or jsonl"):
+    monkeypatch.setattr(excel, "EXCEL_ROWS", 3)
+    with pytest.raises(InputError, match="parquet, csv or jsonl"):
         export(filled.fill(store), filled.PROJECT, tmp_path / "labels.xlsx", now=NOW)
     assert [p.name for p in tmp_path.iterdir() if "labels" in p.name] == []
 
@@ -221,7 +311,7 @@ def test_a_failed_export_leaves_the_old_file(store: Store, tmp_path: Path, monke
     def fail(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_escaped", fail)
+    monkeypatch.setattr(writing, "escaped", fail)
     with pytest.raises(InputError, match="No space left"):
         export(filled.fill(store), filled.PROJECT, path)
     assert path.read_text(encoding="utf-8") == "old"
@@ -231,7 +321,7 @@ def test_a_failed_export_leaves_the_old_file(store: Store, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "wanted", "words"),
     [
-        ("labels.doc", None, "Allowed: csv, jsonl, xlsx"),
+        ("labels.doc", None, "Allowed: xlsx, csv, jsonl, parquet, hf"),
         ("labels.csv", "excel", "'excel'"),
         ("nowhere/labels.csv", None, "does not exist"),
         (".", "csv", "is a folder"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coral_backend.exceptions import SettingsError
-from coral_backend.questions import strategy_for
 from coral_backend.settings import Settings
+from coral_backend.task_prompt import strategy_for
 from coral_backend.types import LabelSpace, Project
 from strategies.tasks import FOLDER
 

@@ -1,0 +1,141 @@
+"""Which numbers do the charts draw? Histograms, the two Gaussians, reliability, agreement and confusion, as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from coral_backend.store import browse, figures
+from coral_backend.types import Floats
+
+__all__ = ["Matrix", "confidence_histogram", "history_chart", "loss_histogram", "matrix", "reliability"]
+
+Chart: TypeAlias = dict[str, Any]
+
+LOSS_BINS, CONFIDENCE_BINS, RELIABILITY_BINS = 48, 25, 10
+CURVE_POINTS = 240
+TRUSTED = 5
+"""A bin of the reliability curve with fewer labels of people says too little to be joined to the line."""
+
+JUDGED = ("clean", "noisy", "inconsistent")
+
+
+def loss_histogram(scores: figures.Scores, gmm: Mapping[str, Any]) -> Chart | None:
+    """Return the losses by flag with the two Gaussians over them, scaled to counts; None without losses."""
+    known = np.isfinite(scores.loss)
+    if not known.any():
+        return None
+    loss, flag = scores.loss[known], scores.flag[known]
+    # The last hundredth would squeeze all the others together; it is counted in the last bar.
+    top = float(max(np.quantile(loss, 0.995), loss.min() + 1e-6))
+    edges = np.linspace(min(0.0, float(loss.min())), top, LOSS_BINS + 1)
+    chart = _by_flag(np.minimum(loss, top), flag, edges)
+    chart |= {"x_title": "loss of the LLM's label (nats)", "y_title": "tasks"}
+    curves = _gaussians(gmm, edges, len(loss))
+    return {**chart, "curves": curves} if curves else chart
+
+
+def _by_flag(values: Floats, flag: Any, edges: Floats) -> Chart:
+    series = [
+        {"label": name, "values": np.histogram(values[flag == browse.FLAGS.index(name)], edges)[0].tolist()}
+        for name in JUDGED
+    ]
+    return {"edges": [round(float(edge), 6) for edge in edges], "bars": series}
+
+
+def _gaussians(gmm: Mapping[str, Any], edges: Floats, n: int) -> list[Chart]:
+    means, variances, weights = (gmm.get(key) or () for key in ("means", "variances", "weights"))
+    if not (len(means) == len(variances) == len(weights) == 2) or min(variances) <= 0:
+        return []
+    x = np.linspace(edges[0], edges[-1], CURVE_POINTS)
+    width = edges[1] - edges[0]
+    curves = []
+    for name, mean, variance, weight in zip(("clean", "noisy"), means, variances, weights, strict=True):
+        y = weight * n * width * np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+        curves.append({"label": f"Gaussian, {name}", "x": x.round(5).tolist(), "y": y.round(3).tolist()})
+    return curves
+
+
+def confidence_histogram(scores: figures.Scores) -> Chart | None:
+    """Return the SLM's out-of-sample confidences by flag."""
+    known = np.isfinite(scores.confidence)
+    if not known.any():
+        return None
+    edges = np.linspace(0.0, 1.0, CONFIDENCE_BINS + 1)
+    chart = _by_flag(scores.confidence[known], scores.flag[known], edges)
+    return {**chart, "x_title": "confidence of the SLM in its label", "y_title": "tasks"}
+
+
+def reliability(scores: figures.Scores) -> Chart | None:
+    """Return how often the SLM is right at each confidence, where people labelled; None where nobody did.
+
+    ``error`` is the expected calibration error: the mean gap between confidence and share right, weighted by tasks.
+    """
+    known = (scores.right >= 0) & np.isfinite(scores.confidence)
+    if not known.any():
+        return None
+    confidence, right = scores.confidence[known], scores.right[known]
+    place = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    rows = []
+    for i in range(RELIABILITY_BINS):
+        here = place == i
+        if here.any():
+            rows.append((float(confidence[here].mean()), float(right[here].mean()), int(here.sum())))
+    n = len(confidence)
+    return {
+        "x": [round(c, 4) for c, _, _ in rows],
+        "y": [round(r, 4) for _, r, _ in rows],
+        "n": [count for _, _, count in rows],
+        "joined": [count >= TRUSTED for _, _, count in rows],
+        "total": n,
+        "error": round(sum(abs(c - r) * count for c, r, count in rows) / n, 4),
+        "x_title": "confidence of the SLM",
+        "y_title": "share right",
+    }
+
+
+def history_chart(history: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """Return the training's loss by epoch."""
+    rows = [row for row in history if isinstance(row.get("loss"), int | float)]
+    if len(rows) < 2:
+        return None
+    return {
+        "x": [row.get("epoch", place) for place, row in enumerate(rows, 1)],
+        "lines": [{"label": "training loss", "values": [row["loss"] for row in rows]}],
+        "x_title": "epoch", "y_title": "loss",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How two annotators' labels meet.
+
+    Attributes
+    ----------
+    labels : sequence of str
+        Of both axes; those that the config no longer has come last.
+    cells : sequence of sequence of int
+        Row by row.
+    same : float or None
+        Share on the diagonal; None without tasks.
+    """
+
+    labels: Sequence[str]
+    cells: Sequence[Sequence[int]]
+    total: int
+    same: float | None
+    highest: int
+
+
+def matrix(counts: Mapping[tuple[str, str], int], labels: Sequence[str]) -> Matrix:
+    """Return `counts` as a table over `labels` and whatever else was said."""
+    others = sorted({name for pair in counts for name in pair} - set(labels))
+    names = [*labels, *others]
+    cells = [[counts.get((a, b), 0) for b in names] for a in names]
+    total = sum(counts.values())
+    hits = sum(count for (a, b), count in counts.items() if a == b)
+    off = [count for (a, b), count in counts.items() if a != b]
+    return Matrix(names, cells, total, hits / total if total else None, max(off, default=0))

@@ -1,0 +1,132 @@
+"""How does the table become Parquet, and a folder that Hugging Face's ``load_dataset`` reads? In batches, typed."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from coral_backend.export.table import KINDS, MEANINGS, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["SHARD_ROWS", "write_hf", "write_parquet", "zip_folder"]
+
+BATCH_ROWS = 5_000
+"""Rows in memory, and in one row group."""
+SHARD_ROWS = 100_000
+
+_HF_TYPES = {int: "int64", float: "float64", str: "string"}
+
+
+def write_parquet(path: Path, names: Sequence[str], stream: Iterable[Row]) -> None:
+    """Write all rows into one Parquet file."""
+    with _writer(path, names) as write:
+        for batch in _batches(stream, BATCH_ROWS):
+            write(batch)
+
+
+def write_hf(folder: Path, names: Sequence[str], stream: Iterable[Row], title: str, facts: Mapping[str, Any]) -> None:
+    """Write a dataset folder: Parquet shards, a card (README.md) that names them and their types, and dataset_info.json.
+
+    ``datasets.load_dataset(folder)`` reads it; the package itself is not needed to write it.
+    """
+    (folder / "data").mkdir(parents=True)
+    rows = iter(stream)
+    count, shard, batch = 0, 0, list(islice(rows, BATCH_ROWS))
+    while batch or shard == 0:  # a project without tasks has one empty shard, which says the columns
+        with _writer(folder / "data" / f"train-{shard:05d}.parquet", names) as write:
+            count += _fill(write, batch, rows)
+        shard, batch = shard + 1, list(islice(rows, BATCH_ROWS))
+    features = [{"name": name, "dtype": _HF_TYPES[KINDS.get(name, str)]} for name in names]
+    _write_card(folder, title, features, names, facts, rows=count)
+
+
+def zip_folder(folder: Path, path: Path) -> None:
+    """Put a folder into one file, for a download; Parquet is compressed already."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder).as_posix())
+
+
+def _fill(write: Callable[[Sequence[Row]], None], batch: Sequence[Row], rows: Iterator[Row]) -> int:
+    """Write a shard, beginning with `batch`; return its rows."""
+    count = 0
+    while batch:
+        write(batch)
+        count += len(batch)
+        batch = list(islice(rows, min(BATCH_ROWS, SHARD_ROWS - count)))
+    return count
+
+
+def _write_card(
+    folder: Path,
+    title: str,
+    features: list[dict[str, str]],
+    names: Sequence[str],
+    facts: Mapping[str, Any],
+    *,
+    rows: int,
+) -> None:
+    head = {
+        "pretty_name": title,
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        "dataset_info": {"features": features},
+    }
+    lines = [f"- `{name}`: {MEANINGS.get(name) or _round_meaning(name)}" for name in names]
+    told = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
+    text = "\n".join([
+        "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
+        "# Labels exported from CORAL", "", *told, "", "## Columns", "", *lines, "",
+    ])  # fmt: skip
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    info = {
+        "dataset_name": title,
+        "features": {feature["name"]: {"dtype": feature["dtype"], "_type": "Value"} for feature in features},
+        "splits": {"train": {"name": "train", "num_examples": rows}},
+        "facts": dict(facts),
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _round_meaning(name: str) -> str:
+    return f"The annotator's label of round {name.removeprefix('llm_label_r')}."
+
+
+@contextmanager
+def _writer(path: Path, names: Sequence[str]) -> Iterator[Callable[[Sequence[Row]], None]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = _schema(names)
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+
+        def write(rows: Sequence[Row]) -> None:
+            table = {name: [row[name] for row in rows] for name in names}
+            writer.write_table(pa.Table.from_pydict(table, schema=schema))
+
+        yield write
+
+
+def _schema(names: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    meant = {name: MEANINGS.get(name) or _round_meaning(name) for name in names}
+    return pa.schema([
+        pa.field(name, types[KINDS.get(name, str)], metadata={"description": meant[name]}) for name in names
+    ])  # fmt: skip
+
+
+def _batches(stream: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    rows = iter(stream)
+    while batch := list(islice(rows, size)):
+        yield batch

@@ -1,0 +1,161 @@
+"""Which rows leave CORAL? One a task, with every label and score as they stand now, read page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from coral_backend.store import Store
+from coral_backend.types import Answer, Flag, HumanLabel, Project, Sample, Source, Verdict
+
+__all__ = ["KINDS", "MEANINGS", "Cell", "Row", "columns", "rows"]
+
+Cell: TypeAlias = str | int | float | None
+Row: TypeAlias = dict[str, Cell]
+
+PAGE = 2_000
+"""Tasks that are in memory at a time."""
+
+MEANINGS: Mapping[str, str] = {
+    "task_id": "Label Studio's id of the task.",
+    "text": "What was labelled.",
+    "llm_label": "The annotator's newest label; empty where it abstained or was not asked.",
+    "slm_label": "The small model's most probable label.",
+    "confidence": "The small model's out-of-sample probability of slm_label, 0 to 1.",
+    "p_clean": "Posterior that llm_label is right, 0 (surely wrong) to 1 (surely right).",
+    "rank": "Place in the review queue; 1 is the most doubtful.",
+    "flag": "clean, noisy or inconsistent; empty before the task's first round.",
+    "human_label": "The label of a person; empty where there is none.",
+    "annotator": "Label Studio's id of that person.",
+    "updated_at": "When that person gave it (ISO 8601, UTC).",
+    "label": "The label to use: the person's if there is one, else the most probable.",
+    "score": "Probability that label is right, 0 to 1, out of sample; 1 for a person's, empty where unknown.",
+    "source": "Who gave label: human, llm or slm.",
+    "prompt_version": "The prompt that llm_label answers: a digest of its words.",
+    "model_version": "The version of the round that judged the task.",
+    "note": "Why a machine could not label the task.",
+}
+"""The columns in their order, and what each says; ``llm_label_r1``, ... come after ``llm_label``."""
+
+
+KINDS: Mapping[str, type] = {
+    "task_id": int,
+    "rank": int,
+    "annotator": int,
+    "confidence": float,
+    "p_clean": float,
+    "score": float,
+}
+"""The columns that are no text."""
+
+
+def columns(store: Store, project_id: int) -> list[str]:
+    """Return the names of the columns; there is an ``llm_label_r<n>`` for each round that asked the annotator."""
+    names = list(MEANINGS)
+    place = names.index("llm_label") + 1
+    return [*names[:place], *(f"llm_label_r{number}" for number in store.llm_rounds(project_id)), *names[place:]]
+
+
+def rows(store: Store, project_id: int, *, clean_only: bool = False) -> Iterator[Row]:
+    """Yield one mapping of column to value a task, by task id; the labels of a page of tasks are in memory at a time.
+
+    Human labels count as they stand now, also those given after the round.
+
+    Parameters
+    ----------
+    clean_only : bool
+        Leave out what is neither flagged clean nor labelled by a person.
+
+    Raises
+    ------
+    NotFoundError
+        If the project is not connected.
+    """
+    project, numbers = store.project(project_id), store.llm_rounds(project_id)
+    return _pages(store, project, numbers, clean_only=clean_only)
+
+
+def _pages(store: Store, project: Project, numbers: Sequence[int], *, clean_only: bool) -> Iterator[Row]:
+    last = -1
+    while page := store.sample_page(project.id, last, PAGE):
+        last = page[-1].task_id
+        for row in _page(store, project, numbers, page):
+            if not clean_only or row["source"] == Source.HUMAN or row["flag"] == Flag.CLEAN:
+                yield row
+
+
+def _page(store: Store, project: Project, numbers: Sequence[int], page: Sequence[Sample]) -> Iterator[Row]:
+    ids = [sample.task_id for sample in page]
+    human, answers = store.human_labels(project.id, ids), store.llm_labels(project.id, task_ids=ids)
+    history = store.llm_history(project.id, ids)
+    judged = store.verdicts(project.id, project.active_round, ids) if project.active_round is not None else []
+    verdicts = {verdict.task_id: verdict for verdict in judged}
+    for sample in page:
+        task_id = sample.task_id
+        verdict = verdicts.get(task_id)
+        if verdict is not None and verdict.content_hash != sample.content_hash:
+            verdict = None  # it judged another text, that somebody has changed since
+        given = history.get(task_id, {})
+        asked = {f"llm_label_r{number}": given[number][0] if number in given else None for number in numbers}
+        yield _row(
+            project,
+            sample,
+            verdict,
+            answer=answers.get(task_id),
+            human=human.get(task_id),
+            asked=asked,
+            prompt_version=given[max(given)][1] if given else None,
+        )
+
+
+def _row(
+    project: Project,
+    sample: Sample,
+    verdict: Verdict | None,
+    *,
+    answer: Answer | None,
+    human: HumanLabel | None,
+    asked: Mapping[str, str | None],
+    prompt_version: str | None,
+) -> Row:
+    label, score, source = _final(verdict, answer, human)
+    return {
+        "task_id": sample.task_id,
+        "text": sample.text,
+        "llm_label": verdict.llm_label if verdict else answer.label if answer else None,
+        **asked,
+        "slm_label": verdict.slm_label if verdict else None,
+        "confidence": _short(verdict.slm_score) if verdict else None,
+        "p_clean": _short(verdict.p_clean) if verdict else None,
+        "rank": verdict.rank if verdict else None,
+        "flag": str(verdict.flag) if verdict else None,
+        "human_label": human.label if human else None,
+        "annotator": human.user_id if human else None,
+        "updated_at": human.updated_at if human else None,
+        "label": label,
+        "score": _short(score),
+        "source": str(source) if source else None,
+        "prompt_version": prompt_version,
+        "model_version": project.model_version if verdict else None,
+        "note": sample.problem or (answer.reason if answer else None),
+    }
+
+
+def _final(
+    verdict: Verdict | None, answer: Answer | None, human: HumanLabel | None
+) -> tuple[str | None, float | None, Source | None]:
+    """Return label, score and source as they stand now: people may have labelled, or taken back, since the round."""
+    if human is not None:
+        return human.label, 1.0, Source.HUMAN
+    if verdict is None:
+        label = answer.label if answer else None
+        return label, None, Source.LLM if label is not None else None
+    if verdict.source is not Source.HUMAN:
+        return verdict.label, verdict.score, verdict.source
+    label = verdict.slm_label or verdict.llm_label  # the person's label was taken back since
+    source = None if label is None else Source.LLM if label == verdict.llm_label else Source.SLM
+    return label, verdict.slm_score if verdict.slm_label else None, source
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

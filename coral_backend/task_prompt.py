@@ -1,0 +1,109 @@
+"""Which prompt follows from a project's settings? The task strategy's parts, or what people wrote in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from coral_backend.exceptions import SettingsError
+from coral_backend.llm.prompt import Prompt
+from coral_backend.settings import Settings
+from coral_backend.types import Demo, LabelSpace, Project
+from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
+
+__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
+
+PARTS: Mapping[str, str] = {
+    "prompt_task": "task_description",
+    "prompt_demonstration": "demonstration",
+    "prompt_output": "output_control",
+}
+"""Setting -> the part of the task strategy that it replaces."""
+
+
+def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
+    """Return the task strategy named in the settings, or the one that fits the label config, with its own words.
+
+    Raises
+    ------
+    SettingsError
+        If there is none, its file is wrong, or it is for other control tags.
+    """
+    space, name = project.label_space, settings.task_strategy
+    try:
+        if name == "auto":
+            return choose(space.tag, space.labels, folder=settings.strategies)
+        found = load(name, settings.strategies)
+    except TaskStrategyError as error:
+        raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
+    if space.tag not in found.tags:
+        served = ", ".join(f"<{tag}>" for tag in found.tags)
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
+            f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
+        )
+    return found
+
+
+def task_names(settings: Settings) -> list[str]:
+    """Return the names of the task strategies: those that come with CORAL, and those in the user's folder.
+
+    Raises
+    ------
+    SettingsError
+        If that folder cannot be read, or a name in it is taken.
+    """
+    try:
+        return names(settings.strategies)
+    except TaskStrategyError as error:
+        raise SettingsError(str(error)) from None
+
+
+def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
+    """Return the task strategy of a project, with the prompt parts that the settings replace.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such strategy, or a part lacks a placeholder or has an unknown one.
+    """
+    strategy = named_strategy(settings, project)
+    for name, part in PARTS.items():
+        text = getattr(settings, name)
+        if text is None:
+            continue
+        try:
+            strategy = replace(strategy, **{part: text})
+        except TaskStrategyError as error:
+            raise SettingsError(f"{Settings.model_fields[name].alias}: {error}") from None
+    return strategy
+
+
+def label_space_of(settings: Settings, project: Project) -> LabelSpace:
+    """Return the project's labels with the meanings that the settings give them."""
+    space = project.label_space
+    return replace(space, definitions={**space.definitions, **settings.definitions})
+
+
+def prompt_for(
+    settings: Settings,
+    project: Project,
+    demos: Sequence[Demo],
+    *,
+    strategy: TaskStrategy | None = None,
+    listed: Sequence[str] | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Prompt:
+    """Return the prompt of a project with these demonstrations; see ``Prompt.build`` for `listed` and `candidates`."""
+    return Prompt.build(
+        strategy or strategy_for(settings, project),
+        label_space_of(settings, project),
+        demos,
+        max_chars=settings.max_text_chars,
+        context=settings.llm_context,
+        answer_tokens=settings.llm_max_tokens,
+        listed=listed,
+        candidates=candidates,
+        coded=settings.llm_confidence == "logprobs",
+        verbalised=settings.llm_confidence == "verbalised",
+    )

@@ -1,0 +1,34 @@
+"""Does a database of an older CORAL become today's, with everything that was in it?"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from coral_backend.store import Store
+from tests import filled_store as filled
+
+ADDED = {"projects": ("tidied_change", "instructed"), "rounds": ("parent_id", "set_aside")}
+
+
+def test_a_database_before_review_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "coral.sqlite3"
+    filled.fill(store := Store(f"sqlite:///{path}"))
+    labels = store.llm_labels(filled.PROJECT)
+    store.close()
+    with closing(sqlite3.connect(path)) as old, old:
+        for table, columns in ADDED.items():
+            for column in columns:
+                old.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        old.execute("DROP TABLE second_looks")
+        old.execute("DELETE FROM migrations WHERE name = 'm005_review'")
+    store = Store(f"sqlite:///{path}")
+    project = store.project(filled.PROJECT)
+    assert (project.tidied_change, project.instructed, project.title) == (0, False, "Film reviews")
+    [one] = store.rounds(filled.PROJECT)
+    assert (one.parent_id, one.set_aside, one.name) == (None, False, "1")
+    assert store.llm_labels(filled.PROJECT) == labels
+    assert store.second_looks(filled.PROJECT) == []
+    store.close()
+    Store(f"sqlite:///{path}").close()  # once more: nothing is left to do
