@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 
 import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
 from coral_backend.exceptions import LabelConfigError
-from coral_backend.labelstudio.control_tags import CONTROL_TAGS, config_hash, from_result, parse_config, to_regions
+from coral_backend.labelstudio.control_tags import (
+    CONTROL_TAGS,
+    config_hash,
+    from_result,
+    parse_config,
+    paths,
+    to_regions,
+)
 from coral_backend.labelstudio.control_tags.paths import joined, parts
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
@@ -99,6 +107,10 @@ def test_a_real_label_studio_takes_it_and_gives_it_back(case: Case, label_studio
 )
 def test_a_path_is_one_label_without_loss(path: list[str]) -> None:
     assert parts(joined(path)) == path
+
+
+def test_the_examples_of_the_docstrings_run() -> None:
+    assert doctest.testmod(paths).failed == 0
 
 
 def test_a_path_and_its_meaning_read_well() -> None:
