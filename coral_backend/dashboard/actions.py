@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from coral_backend.exceptions import ConflictError, InputError, QueueUnavailableError
@@ -10,7 +10,7 @@ from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus
 
-__all__ = ["ACTIONS", "act", "go_back"]
+__all__ = ["ACTIONS", "NOTICES", "act", "go_back"]
 
 
 def act(settings: Settings, store: Store, project_id: int, action: str) -> bool:
@@ -112,3 +112,16 @@ ACTIONS: Final[dict[str, Callable[[Settings, Store, int], Round | None]]] = {
     "cancel": _cancel,
 }
 """Name of the button -> what it does; a returned round waits for a worker."""
+
+NOTICES: Final[Mapping[str, str]] = {
+    "next": "The round is in the queue.",
+    "retrain": "The retraining is in the queue.",
+    "resume": "The round goes on.",
+    "pause": "The round is paused; what is done is kept.",
+    "cancel": "The round is cancelled. The labels it had got stay, and the round before it serves on.",
+    "back": "The project is back at the round that serves below, and the next round builds on it. Labels of people stay.",
+    "back-waits": "The project is back at the round that serves below. Its model is no longer kept, so tasks that came after "
+    "it wait for the next round. Labels of people stay.",
+    "later": "Saved, but the queue does not answer: a worker takes it up when Redis is back.",
+}
+"""What the project's page says after a button."""

@@ -95,24 +95,11 @@ def _overview(project_id: int, notice: str | None = None) -> str:
     settings, store = shared().settings, shared().store
     project = store.project(project_id)
     seen = overview_of(settings, store, project)
-    notice = notice or NOTICES.get(request.args.get("said", ""))
+    notice = notice or actions.NOTICES.get(request.args.get("said", ""))
     return render_template(
         "dashboard/overview.html", project=project, seen=seen, live=live(store, project_id), notice=notice,
         formats=exporting.FORMATS, tab="overview",
     )  # fmt: skip
-
-
-NOTICES: Mapping[str, str] = {
-    "next": "The round is in the queue.",
-    "retrain": "The retraining is in the queue.",
-    "resume": "The round goes on.",
-    "pause": "The round is paused; what is done is kept.",
-    "cancel": "The round is cancelled. The labels it had got stay, and the round before it serves on.",
-    "back": "The project is back at the round that serves below, and the next round builds on it. Labels of people stay.",
-    "back-waits": "The project is back at the round that serves below. Its model is no longer kept, so tasks that came after "
-    "it wait for the next round. Labels of people stay.",
-    "later": "Saved, but the queue does not answer: a worker takes it up when Redis is back.",
-}
 
 
 @pages.post("/projects/<int:project_id>/rounds")
