@@ -183,6 +183,7 @@ PAGES = {
     "points of the map": "/dashboard/projects/1/map.bin",
     "quality": "/dashboard/projects/1/quality",
     "round": "/dashboard/projects/1/rounds/1",
+    "round, and what it changed": "/dashboard/projects/1/rounds/1.1",
     "configuration": "/dashboard/projects/1/configuration",
     "one text of the map": "/dashboard/projects/1/samples/17.json",
 }

@@ -79,7 +79,9 @@ def test_a_round_of_an_older_coral_is_counted_when_it_serves(client: FlaskClient
     with store.writing() as connection:
         connection.execute(tables.rounds.update().where(tables.rounds.c.id == newest.id).values(metrics=counted))
     assert "effect" not in store.rounds(1)[0].metrics
-    assert f"Look at these {newest.metrics['effect']['tasks']} tasks" in get(client).text
+    page = get(client).text
+    assert f"Look at these {newest.metrics['effect']['tasks']} tasks" in page
+    assert re.search(rf'data-label="Changed"><a [^>]+>{newest.metrics["effect"]["tasks"]}<', page)
 
 
 def test_the_pages_of_a_round_list_every_change_once_the_most_doubtful_first(client: FlaskClient, store: Store) -> None:
