@@ -81,7 +81,8 @@ def test_the_whole_page_labels_tickets(tmp_path: Path, endpoint: ScriptedOpenAI)
     assert re.search(r"task strategy\W+urgency", done.stderr)
     figures = json.loads((tmp_path / "urgency.json").read_text())
     assert (figures["task_strategy"], figures["tasks"], figures["annotated"]) == ("urgency", 18, 18)
-    assert figures["pushed"] == {"sent": 18, "created": 18}
+    pushed = figures["pushed"]  # one a task, and the SLM's beside it where the two differ
+    assert 18 <= pushed["sent"] == pushed["created"] <= 36
     assert figures["gold_accuracy"]["llm"] == 1.0
     asked = [call.messages for call in endpoint.history]
     assert len(asked) >= 18
