@@ -1,4 +1,4 @@
-"""A real browser for the tests: the machine's Chromium, headless, one for the whole session, and what every page must hold."""
+"""A real browser for the tests: the machine's Chromium, headless, one for each module, and what every page must hold."""
 
 from __future__ import annotations
 
@@ -35,9 +35,12 @@ def chromium_path() -> str:
     pytest.skip(message)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Start Chromium with an empty profile of its own, which goes with it."""
+    """Start Chromium with an empty profile of its own, which goes with it.
+
+    Not for the whole session: while the driver runs, this thread counts as running an event loop, and ``asyncio.run`` of other tests fails.
+    """
     path = chromium_path()
     with sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=path, args=FLAGS)

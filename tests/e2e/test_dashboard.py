@@ -73,6 +73,10 @@ class Scene:
         )
 
 
+PACE = {"delay_s": 1.0}
+"""How slowly the LLM answers: until somebody has seen the bar move, then fast."""
+
+
 def answers(corpus: Corpus) -> Callable[[Call], Reply]:
     """Return an LLM that is wrong about every fifth text, and takes its time."""
     gold = {row.text.strip(): str(row.gold) for row in corpus.rows}
@@ -82,7 +86,7 @@ def answers(corpus: Corpus) -> Callable[[Call], Reply]:
         text = call.text.strip()
         right = gold[text]
         wrong = corpus.labels[(corpus.labels.index(right) + 1) % len(corpus.labels)]
-        return label(wrong if order[text] % 5 == 0 else right, delay_s=0.25)
+        return label(wrong if order[text] % 5 == 0 else right, delay_s=PACE["delay_s"])
 
     return answer
 
@@ -183,6 +187,7 @@ def test_2_two_people_start_a_round_and_watch_it_move(scene: Scene) -> None:
 
     page.evaluate("window.same = true")
     scene.wait("the bar of the LLM", moved, seconds=60)
+    PACE["delay_s"] = 0.02
     assert page.evaluate("window.same"), "the bar moved without loading the page anew"
     expect(page.locator('[data-stage="annotate"] .detail')).to_contain_text("openai:")
     scene.wait_until_shown("done", "1")
