@@ -275,6 +275,17 @@ def test_a_cancelled_round_cancels_its_batch_and_keeps_what_it_did(
     assert world.store.ledger.rounds_with_open_batches(1) == {}
 
 
+def test_its_batches_are_cancelled_although_the_project_asks_another_annotator_by_now(world: World) -> None:
+    waiting = world.handed_in()
+    world.store.set_round_status(waiting.id, RoundStatus.CANCELLED, "Cancelled by hand.")
+    world.store.save_project(replace(world.store.project(1), options={"annotator": "embedded"}))
+    world.settings = world.settings.model_copy(update={"llm_model": "another"})
+    assert jobs.settle_round(world.store, world.settings, waiting.id) == 1
+    assert world.server.batches[0]["status"] == "cancelling"
+    world.server.finish(share=0.5)
+    assert jobs.settle_round(world.store, world.settings, waiting.id) == 0
+
+
 def test_an_endpoint_without_a_batch_api_is_refused_before_the_round_begins(world: World) -> None:
     for reply in (status(404), html(), Reply(body=b"{}", headers={"Content-Type": "application/json"})):
         world.server.refuse["GET /batches"] = reply
