@@ -135,9 +135,7 @@ def test_label_studio_away_leaves_the_round_that_serves(world: World) -> None:
 
 
 @pytest.mark.parametrize("part", ["coral_backend.rollback.review.show", "coral_backend.store.Store.roll_back"])
-def test_a_rollback_that_was_cut_off_can_be_repeated(
-    world: World, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
+def test_a_rollback_that_was_cut_off_can_be_repeated(world: World, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     retrained(world)
     serving = world.store.project(1).active_round
     world.studio.tasks[99] = {"text": "good late film"}

@@ -21,7 +21,7 @@ from coral_backend.dashboard.progress import live, stages
 from coral_backend.dashboard.query import NO_LABEL, Asked
 from coral_backend.dashboard.rounds import prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
-from coral_backend.exceptions import ConflictError, CoralError, InputError
+from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
 from coral_backend.settings import Settings
 from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Sample
@@ -120,7 +120,7 @@ def press(project_id: int) -> AnyResponse | tuple[str, int]:
     action = request.form.get("action", "")
     try:
         woken = actions.act(settings, store, project_id, action)
-    except ConflictError as error:
+    except (ConflictError, EndpointError, SettingsError) as error:
         return _overview(
             project_id, str(error).replace("cancel it: coral round --cancel.", "pause or cancel it below.")
         ), 409
@@ -321,7 +321,7 @@ def save_configuration(project_id: int) -> AnyResponse | tuple[str, int] | str:
         form.options,
         who=who,
         note=form.values.get("note", "")[:500],
-        seen=int(seen) if seen.isdigit() else None,
+        seen=int(seen) if seen.isdecimal() and len(seen) < 10 else None,
     )
     return redirect(url_for("dashboard.configure", project_id=project_id, saved=saved.number), 303)
 
