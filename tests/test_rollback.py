@@ -13,6 +13,7 @@ from coral_backend.exceptions import ConflictError, InputError, LabelStudioError
 from coral_backend.labelstudio.predictions import other_version
 from coral_backend.rollback import Rollback, roll_back
 from coral_backend.rounds import round_lease
+from coral_backend.settings import Settings
 from coral_backend.status import status_of
 from coral_backend.store import browse, figures
 from coral_backend.store.review import rollback_lease
@@ -195,7 +196,7 @@ def test_the_tabs_are_not_put_right_for_the_old_version_meanwhile(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retrained(world)
-    monkeypatch.setattr(jobs.Settings, "load", lambda: world.settings)
+    monkeypatch.setattr(Settings, "load", lambda: world.settings)
     monkeypatch.setattr(jobs, "client_for", lambda _: world.client)
     lease = world.store.take_lease(rollback_lease(1))
     assert isinstance(lease, Lease)
