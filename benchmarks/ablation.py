@@ -31,6 +31,9 @@ from strategies.review.verdict import decide
 Views: TypeAlias = Mapping[str, Learned]
 """``"ours"``: the paper's loop; ``"plain"``: the same number of epochs without split and FixMatch."""
 
+Report: TypeAlias = dict[str, dict[str, Figures]]
+"""File -> variant -> figures."""
+
 SHOWN = ("auroc", "verdict_accuracy", "slm_accuracy", "found_at", "ece")
 
 
@@ -60,8 +63,9 @@ VARIANTS: dict[str, Callable[[Views, Dataset], Floats]] = {
     "without split and FixMatch": lambda v, d: blended(v["plain"], v["plain"].trained.views, ALL, d),
     "last epoch only": lambda v, d: blended(v["ours"], v["ours"].trained.views[-1:], ALL, d),
     "networks only": lambda v, d: blended(v["ours"], v["ours"].trained.views, (), d),
+    "plain networks, by self-confidence": lambda v, _: v["plain"].trained.views[-1],
 }
-"""Name -> log-probabilities (N, K)."""
+"""Name -> log-probabilities (N, K). The last is what cleanlab ranks by, on the same folds, encoder and epochs."""
 
 
 def learn_views(data: Dataset, config: SLMConfig) -> Views:
@@ -85,9 +89,14 @@ def judge(log_probs: Floats, data: Dataset, config: SLMConfig) -> Figures:
     return figures_of(outcome, corpus.llm_labels, data.gold)
 
 
-def run(paths: Sequence[Path], seeds: Sequence[int], rows: int | None, model: str) -> dict[str, dict[str, Figures]]:
-    """Return the figures of each file and variant, means over seeds; files that cannot be used are told of and left out."""
-    report: dict[str, dict[str, Figures]] = {}
+def run(
+    paths: Sequence[Path], seeds: Sequence[int], rows: int | None, model: str, keep: Callable[[Report], None]
+) -> Report:
+    """Return the figures of each file and variant, means over seeds; files that cannot be used are told of and left out.
+
+    `keep` is called with what there is after each file.
+    """
+    report: Report = {}
     for path in paths:
         try:
             data = read_dataset(path, rows)
@@ -101,13 +110,14 @@ def run(paths: Sequence[Path], seeds: Sequence[int], rows: int | None, model: st
             for name, variant in VARIANTS.items():
                 found[name].append(judge(variant(views, data), data, config))
         report[data.task.name] = {name: over_seeds(runs) for name, runs in found.items()}
+        keep(report)
         print(f"{data.task.name}: done", file=sys.stderr, flush=True)
     if not report:
         raise InputError("No file can be used.")
     return report
 
 
-def table(report: Mapping[str, Mapping[str, Figures]]) -> str:
+def table(report: Report) -> str:
     """Return the mean over all files, and each file's AUROC, as Markdown."""
     head = ["variant", "AUROC", "verdicts right", "SLM right", "found in first 10 %", "ECE", *report]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -142,13 +152,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, metavar="N", help="a random part of each file")
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args(argv)
+
+    def keep(report: Report) -> None:
+        if options.json is not None:
+            options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
     try:
-        report = run(options.files, range(options.seeds), options.rows, options.slm)
+        report = run(options.files, range(options.seeds), options.rows, options.slm, keep)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(table(report))
     return 0
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.web import PASSWORD, Web, cpu_seconds, serving
 from coral_backend import corpus_arrays
 from coral_backend.demo.data import SHIPPED_DEFINITIONS, shipped
-from coral_backend.labelstudio.tasks import clean
+from coral_backend.labelstudio.texts import clean
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Demo, HumanLabel, Project, Round, Sample, Stage
@@ -163,6 +163,8 @@ def _finish(
         "seconds": {"sync": 3.1, "annotate": 0.4 if revision else 412.0, "distil": 148.2, "flag": 1.1, "push": 6.0},
         "pushed": {"sent": total, "created": total, "dropped": [], "present": 0},
     }  # fmt: skip
+    if begun.parent_id is not None:
+        metrics["effect"] = store.count_changes(project.id, begun.parent_id, begun.id)
     store.finish_round(begun.id, lease, f"coral-r{begun.name}-{'4be1c0' if revision else '9d02aa'}", metrics)
     store.drop_lease(lease)
     return store.round(begun.id)
@@ -181,6 +183,7 @@ PAGES = {
     "points of the map": "/dashboard/projects/1/map.bin",
     "quality": "/dashboard/projects/1/quality",
     "round": "/dashboard/projects/1/rounds/1",
+    "round, and what it changed": "/dashboard/projects/1/rounds/1.1",
     "configuration": "/dashboard/projects/1/configuration",
     "one text of the map": "/dashboard/projects/1/samples/17.json",
 }

@@ -505,7 +505,7 @@ def _check_options(settings: Settings, options: Mapping[str, Any], stored: Mappi
         settings.with_options(options)
     except SettingsError as error:  # the caller's mistake here, not this process's
         raise InputError(str(error)) from None
-    for name, known in _known_names(options).items():
+    for name, known in _known_names(settings, options).items():
         value, variable = options[name], Settings.model_fields[name].alias
         trusted = (getattr(settings, name), stored.get(name)) if name in PATH_OPTIONS else ()
         if value in known or value in trusted:
@@ -516,16 +516,16 @@ def _check_options(settings: Settings, options: Mapping[str, Any], stored: Mappi
         raise InputError(f"Project option {name} is {_shown(value)}. Allowed: {', '.join(known)}.{cure}")
 
 
-def _known_names(options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+def _known_names(settings: Settings, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """Return, for each of `options` that is a name, the names that exist."""
-    from strategies import tasks
+    from coral_backend.task_prompt import task_names
     from strategies.annotation import ANNOTATION
     from strategies.demonstration import DEMONSTRATIONS
 
     known: dict[str, Sequence[str]] = {
         "annotator": ANNOTATORS,
         "annotation": ANNOTATION.names(),
-        "task_strategy": ("auto", *tasks.names()),
+        "task_strategy": ("auto", *task_names(settings)) if "task_strategy" in options else (),
         "first_demonstration": DEMONSTRATIONS.names(),
         "demonstration": DEMONSTRATIONS.names(),
         "slm_model": ("embedded",),

@@ -102,7 +102,7 @@ def main(ctx: click.Context, debug: bool) -> None:
     help="Folder of everything the demo keeps.",
 )  # fmt: skip
 @click.option(
-    "--label-studio-venv", type=click.Path(file_okay=False, path_type=Path),
+    "--label-studio-venv", type=click.Path(file_okay=False, path_type=Path), envvar="LABEL_STUDIO_VENV",
     help="Environment that has Label Studio; default: .venv-labelstudio of the checkout.",
 )  # fmt: skip
 def demo(labels: str, label_studio_venv: Path | None, **options: Any) -> None:
@@ -425,28 +425,35 @@ def doctor(debug: bool, project: int | None, as_json: bool) -> None:
 
 
 @main.command()
-def strategies() -> None:
-    """List the strategies to choose from."""
-    from coral_backend.settings import Settings
-    from strategies import tasks
-    from strategies.annotation import ANNOTATION
-    from strategies.demonstration import DEMONSTRATIONS
+@click.option(
+    "--check", "checked", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="Only say whether this task strategy (YAML) is right, and on which lines it is not.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def strategies(debug: bool, checked: tuple[Path, ...], as_json: bool) -> None:
+    """List the strategies to choose from.
 
-    click.echo("tasks (CORAL_TASK; or the path of a .yaml file)")
-    for name in tasks.names():
-        one = tasks.load(name)
-        click.echo(f"  {name:<22}{one.title} ({', '.join(one.tags)})")
-    for title, names in (
-        ("annotation (CORAL_ANNOTATION)", ANNOTATION.names()),
-        ("demonstration (CORAL_DEMONSTRATION)", DEMONSTRATIONS.names()),
-    ):
-        click.echo(title)
-        for name in names:
-            click.echo(f"  {name}")
-    defaults = Settings.load({})
-    click.echo(
-        f"Defaults: {defaults.first_demonstration} in round 1, then {defaults.demonstration}; task {defaults.task_strategy}."
-    )
+    Where each comes from: built in, or a file of yours (CORAL_STRATEGIES). How to write one: docs/ADD_A_TASK_TYPE.md.
+    """
+    from coral_backend import catalogue
+
+    if checked:
+        wrong = {path: catalogue.check(path) for path in checked}
+        for path, mistakes in wrong.items():
+            for line in [str(one) for one in mistakes] or [f"{path.name}: nothing is wrong."]:
+                click.echo(line, err=bool(mistakes))
+        sys.exit(1 if any(wrong.values()) else 0)
+    found = list(catalogue.entries(_settings(debug)))
+    if as_json:
+        click.echo(json.dumps([one.to_json() for one in found], indent=2))
+        return
+    for kind, setting in catalogue.KINDS.items():
+        click.echo(f"{kind} ({setting})")
+        for one in (one for one in found if one.kind == kind):
+            click.echo(f"  {one.name:<21} {one.about or 'WRONG, cannot be used:'}  [{one.origin}]")
+            for mistake in one.mistakes:
+                click.echo(f"    {mistake}")
 
 
 # --- rounds -------------------------------------------------------------------------------------------------------

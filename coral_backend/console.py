@@ -74,6 +74,7 @@ def round_table(done: Round) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("annotator", Text(str(metrics.get("annotator") or "-")))
+    table.add_row("task strategy", Text(str(metrics.get("task_strategy") or "-")))
     counts = f"{metrics.get('annotated', 0)} labelled, {metrics.get('abstained', 0)} abstained"
     table.add_row("tasks", f"{metrics.get('tasks', 0)} ({counts}), {metrics.get('human_labels', 0)} labelled by people")
     table.add_row("flags", _flags(metrics.get("flags", {})))

@@ -10,7 +10,7 @@ from coral_backend.exceptions import InputError, NotFoundError
 from coral_backend.store import Store
 from coral_backend.types import Change, Round, RoundStatus
 
-__all__ = ["Effect", "changes", "effect_of", "round_named"]
+__all__ = ["Effect", "before_of", "changes", "effect_of", "round_named"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def round_named(store: Store, project_id: int, name: str | int | float | None = 
 
 def effect_of(store: Store, one: Round) -> Effect | None:
     """Return what a finished round changed; None for a first one, and for one that has judged nothing."""
-    before = _before(store, one)
+    before = before_of(store, one)
     if before is None or one.status is not RoundStatus.DONE:
         return None
     counts = one.metrics.get("effect") or store.count_changes(one.project_id, before.id, one.id)
@@ -91,7 +91,7 @@ def changes(
         If there is none before it to compare with.
     """
     one = round_named(store, project_id, name)
-    effect, before = effect_of(store, one), _before(store, one)
+    effect, before = effect_of(store, one), before_of(store, one)
     if effect is None or before is None:
         raise InputError(
             f"Round {one.name} ({one.status}) has nothing to be compared with: it must be done, and not the first. "
@@ -100,7 +100,7 @@ def changes(
     return effect, store.verdict_changes(project_id, before.id, one.id, limit=limit)
 
 
-def _before(store: Store, one: Round) -> Round | None:
+def before_of(store: Store, one: Round) -> Round | None:
     """Return the round that `one` was built on; rounds of an older CORAL do not know it: the one that was done before."""
     if one.parent_id is not None:
         return store.round(one.parent_id)

@@ -50,7 +50,7 @@ class Questions:
         is_llm: bool = True,
     ) -> None:
         self._settings, self._project, self._space = settings, project, label_space_of(settings, project)
-        self._strategy = strategy_for(settings, project)
+        self.strategy = strategy_for(settings, project)
         self._demos = tuple(demos)
         self._embed = embed
         self._neighbours = neighbours
@@ -100,7 +100,7 @@ class Questions:
 
     def _prompt(self, demos: Sequence[Demo], listed: Sequence[str] | None, candidates: Sequence[str] | None) -> Prompt:
         return prompt_for(
-            self._settings, self._project, demos, strategy=self._strategy, listed=listed, candidates=candidates
+            self._settings, self._project, demos, strategy=self.strategy, listed=listed, candidates=candidates
         )
 
     def _nearest(self, batch: Sequence[tuple[Sample, Ask]]) -> list[tuple[Demo, ...] | None]:
@@ -141,7 +141,7 @@ class Questions:
         """Return a unit vector for the words of each label, shape (K, D)."""
         if self._label_vectors is None:
             words = [label.replace("_", " ") for label in self._space.labels]
-            meanings = [self._space.definitions.get(x) or self._strategy.definition(x) for x in self._space.labels]
+            meanings = [self._space.definitions.get(x) or self.strategy.definition(x) for x in self._space.labels]
             texts = [f"{word}: {meaning}" if meaning else word for word, meaning in zip(words, meanings, strict=True)]
             self._label_vectors = np.asarray(self._embed(texts))
         return self._label_vectors

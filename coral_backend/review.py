@@ -164,7 +164,7 @@ def _look_values(looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
 
 def _assert_tabs(store: Store, client: LabelStudioClient, project: Project, version: str) -> dict[str, int]:
     asked = bool(store.second_looks(project.id, standing=True))
-    return assert_tabs(client, project.id, version, text_key=project.label_space.text_key, second_look=asked)
+    return assert_tabs(client, project.id, version, text_key=project.label_space.shown_key, second_look=asked)
 
 
 def _instruct(store: Store, client: LabelStudioClient, project: Project) -> None:
@@ -181,4 +181,4 @@ def _instruct(store: Store, client: LabelStudioClient, project: Project) -> None
 
 def _taken(project: Project) -> set[str]:
     """Return keys that look like ours but hold what the project labels."""
-    return {project.label_space.text_key, str(project.options.get("recorded_key") or "")}
+    return {*project.label_space.text_keys, str(project.options.get("recorded_key") or "")}

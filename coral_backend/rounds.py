@@ -272,7 +272,11 @@ class RoundRunner:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
         orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
-        told = {"links": links, "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]}}
+        told = {
+            "task_strategy": annotation.questions.strategy.name,
+            "links": links,
+            "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]},
+        }
         metrics = {**self.store.round(step.round.id).metrics, **told}
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
         return Stage.DISTIL
@@ -712,7 +716,7 @@ def _nothing_to_label(project: Project, tasks: int) -> str:
     if not tasks:
         return f"Project {project.id} ({project.title!r}) has no tasks. Import some, then start the round again."
     return (
-        f"None of the {tasks} tasks of project {project.id} has a text under {project.label_space.text_key!r}. "
+        f"None of the {tasks} tasks of project {project.id} has a text under {' and '.join(map(repr, project.label_space.text_keys))}. "
         "Look at the tasks' data and at value=... in the label config."
     )
 

@@ -156,7 +156,10 @@ class Settings(BaseModel):
 
     # --- strategies --------------------------------------------------------------------------------------------
     task_strategy: str = Field(
-        default="auto", alias="CORAL_TASK", description="File name in strategies/tasks; auto = by labels."
+        default="auto", alias="CORAL_TASK", description="Name of a task strategy (coral strategies); auto = by labels."
+    )
+    strategies: Path | None = Field(
+        default=None, alias="CORAL_STRATEGIES", description="Folder of your own task strategies (YAML files)."
     )
     annotation: str = Field(
         default="single",

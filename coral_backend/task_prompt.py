@@ -9,9 +9,9 @@ from coral_backend.exceptions import SettingsError
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
-from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load
+from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
-__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for"]
+__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
 
 PARTS: Mapping[str, str] = {
     "prompt_task": "task_description",
@@ -22,12 +22,41 @@ PARTS: Mapping[str, str] = {
 
 
 def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
-    """Return the task strategy named in the settings, or the one that fits the label config, with its own words."""
-    space = project.label_space
+    """Return the task strategy named in the settings, or the one that fits the label config, with its own words.
+
+    Raises
+    ------
+    SettingsError
+        If there is none, its file is wrong, or it is for other control tags.
+    """
+    space, name = project.label_space, settings.task_strategy
     try:
-        return choose(space.tag, space.labels) if settings.task_strategy == "auto" else load(settings.task_strategy)
+        if name == "auto":
+            return choose(space.tag, space.labels, folder=settings.strategies)
+        found = load(name, settings.strategies)
     except TaskStrategyError as error:
-        raise SettingsError(f"CORAL_TASK is {settings.task_strategy!r}: {error}") from None
+        raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
+    if space.tag not in found.tags:
+        served = ", ".join(f"<{tag}>" for tag in found.tags)
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
+            f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
+        )
+    return found
+
+
+def task_names(settings: Settings) -> list[str]:
+    """Return the names of the task strategies: those that come with CORAL, and those in the user's folder.
+
+    Raises
+    ------
+    SettingsError
+        If that folder cannot be read, or a name in it is taken.
+    """
+    try:
+        return names(settings.strategies)
+    except TaskStrategyError as error:
+        raise SettingsError(str(error)) from None
 
 
 def strategy_for(settings: Settings, project: Project) -> TaskStrategy:

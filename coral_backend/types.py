@@ -75,6 +75,12 @@ class LabelSpace:
         The K label values in the order of the config; index k in every array means ``labels[k]``.
     definitions : mapping of str to str
         What a label means, where the config says so (``hint``); may be empty.
+    parts : tuple of (str, str)
+        Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
+    forms : mapping of str to tuple of str
+        By key, how a value that is no plain text is read: ``("html",)`` or ``("dialogue", name key, text key)``.
+    nested : bool
+        Whether labels are paths, as ``control_tags/paths.py`` writes them.
     """
 
     tag: str
@@ -83,6 +89,19 @@ class LabelSpace:
     text_key: str
     labels: tuple[str, ...]
     definitions: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[tuple[str, str], ...] = ()
+    forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    nested: bool = False
+
+    @property
+    def text_keys(self) -> tuple[str, ...]:
+        """The keys of ``task["data"]`` that hold the sample's text."""
+        return tuple(key for _, key in self.parts) or (self.text_key,)
+
+    @property
+    def shown_key(self) -> str | None:
+        """The key whose column shows people the sample; None where it takes several."""
+        return None if self.parts else self.text_key
 
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""
@@ -92,8 +111,14 @@ class LabelSpace:
             return UNLABELED
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; ``from_json`` restores an equal object."""
+        """Return plain JSON values; ``from_json`` restores an equal object. What is empty is left out: it is the usual."""
+        more = {
+            "parts": [list(part) for part in self.parts],
+            "forms": {key: list(form) for key, form in self.forms.items()},
+            "nested": self.nested,
+        }
         return {
+            **{name: value for name, value in more.items() if value},
             "tag": self.tag,
             "from_name": self.from_name,
             "to_name": self.to_name,
@@ -105,7 +130,9 @@ class LabelSpace:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LabelSpace:
         """Restore what ``to_json`` returned."""
-        return cls(**{**data, "labels": tuple(data["labels"])})
+        parts = tuple((title, key) for title, key in data.get("parts", ()))
+        forms = {key: tuple(form) for key, form in data.get("forms", {}).items()}
+        return cls(**{**data, "labels": tuple(data["labels"]), "parts": parts, "forms": forms})
 
 
 @dataclass(frozen=True)

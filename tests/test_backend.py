@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from coral_backend.llm.base import _MAKERS
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import RoundStatus
+from strategies.tasks import FOLDER
 from tests.web_parts import (
     CONFIG,
     RENAMED,
@@ -297,6 +299,16 @@ def test_every_name_that_exists_may_be_an_option(parts: Parts) -> None:
     options = {**names, "first_demonstration": "distilled_selection", "slm_model": "embedded"}
     assert connect_project(parts.store, parts.settings, 1, CONFIG, options=options).options == options
     assert set(backend_module.ANNOTATORS) == {"auto", *_MAKERS}
+
+
+def test_a_strategy_in_the_users_folder_may_be_an_option_by_its_name(parts: Parts, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    shutil.copy(FOLDER / "topic.yaml", folder / "ours.yaml")
+    ours = settings_in(tmp_path, strategies=folder)
+    with pytest.raises(InputError, match="task_strategy is 'ours'"):
+        connect_project(parts.store, parts.settings, 1, CONFIG, options={"task_strategy": "ours"})
+    assert connect_project(parts.store, ours, 1, CONFIG, options={"task_strategy": "ours"}).options
 
 
 def test_a_path_may_come_back_from_label_studio_but_not_be_chosen_there(parts: Parts, tmp_path: Path) -> None:

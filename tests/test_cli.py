@@ -471,6 +471,46 @@ def test_strategies_lists_what_can_be_named() -> None:
         assert name in result.output
 
 
+OWN = """\
+title: Urgency of a ticket
+tags: [Choices]
+slm: text
+task_description: How urgent is it? {labels}
+demonstration: "{demonstrations}"
+output_control: "{query}"
+"""
+
+
+def test_strategies_says_where_each_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "urgency.yaml").write_text(OWN)
+    (folder / "wrong.yaml").write_text(OWN.replace("{query}", "{text}"))
+    monkeypatch.setenv("CORAL_STRATEGIES", str(folder))
+    lines = coral("strategies").output.splitlines()
+    assert any("urgency" in line and line.endswith(f"[{folder / 'urgency.yaml'}]") for line in lines)
+    assert any("topic" in line and line.endswith("[built in]") for line in lines)
+    assert "    wrong.yaml, line 6: 'output_control' has the unknown placeholder {text}. " in "\n".join(lines)
+    kinds = {entry["kind"]: entry for entry in json.loads(coral("strategies", "--json").stdout)}
+    assert set(kinds) == {"task", "annotation", "demonstration", "distillation"}
+    (folder / "topic.yaml").write_text(OWN)
+    assert "comes with CORAL; give the file another name" in told(coral("strategies"))
+
+
+def test_strategies_checks_files_of_the_users(tmp_path: Path) -> None:
+    right, wrong, taken = (tmp_path / f"{name}.yaml" for name in ("urgency", "wrong", "topic"))
+    right.write_text(OWN)
+    wrong.write_text(OWN.replace("Choices", "KeyPoint").replace("How urgent", "How {x} urgent"))
+    taken.write_text(OWN)
+    done = coral("strategies", "--check", str(right))
+    assert (done.exit_code, done.output) == (0, "urgency.yaml: nothing is wrong.\n")
+    done = coral("strategies", "--check", str(right), "--check", str(wrong), "--check", str(taken))
+    assert (done.exit_code, done.stdout) == (1, "urgency.yaml: nothing is wrong.\n")
+    assert [line.partition(": '")[0] for line in done.stderr.splitlines()] == [
+        "wrong.yaml, line 2", "wrong.yaml, line 4", "topic.yaml",
+    ]  # fmt: skip
+
+
 def test_demo_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[Any] = []
 

@@ -1,8 +1,8 @@
-"""What do the buttons of a project do? Each tells the database; the queue is only woken."""
+"""What do the buttons of a project do? Each tells the database, and the queue is only woken; going back is done at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from coral_backend.exceptions import ConflictError, InputError, QueueUnavailableError
@@ -10,7 +10,7 @@ from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus
 
-__all__ = ["ACTIONS", "act"]
+__all__ = ["ACTIONS", "NOTICES", "act", "go_back"]
 
 
 def act(settings: Settings, store: Store, project_id: int, action: str) -> bool:
@@ -30,6 +30,27 @@ def act(settings: Settings, store: Store, project_id: int, action: str) -> bool:
         raise InputError(f"There is no action {action[:40]!r}. There are: {', '.join(ACTIONS)}.")
     current = do(settings, store, project_id)
     return current is None or _woken(settings, current)
+
+
+def go_back(settings: Settings, store: Store, project_id: int, name: str) -> bool:
+    """Make an older round serve again, in this very request; return False if tasks that came after it wait for the next round.
+
+    No job: who pressed it is told what came of it, and the rollback's lease keeps everybody else away meanwhile. Whoever
+    closes the page does not stop it; what a crash left undone, a second press does.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such round.
+    ConflictError
+        If it cannot serve, a round is under way, or somebody else is going back just now.
+    LabelStudioError
+        If Label Studio is away; the round that served before still does.
+    """
+    from coral_backend import jobs, rollback  # as in _woken
+
+    done = rollback.roll_back(store, settings, lambda: jobs.client_for(settings), project_id, name)
+    return done.model_kept or not done.new_tasks
 
 
 def _next(settings: Settings, store: Store, project_id: int) -> Round:
@@ -97,3 +118,16 @@ ACTIONS: Final[dict[str, Callable[[Settings, Store, int], Round | None]]] = {
     "cancel": _cancel,
 }
 """Name of the button -> what it does; a returned round waits for a worker."""
+
+NOTICES: Final[Mapping[str, str]] = {
+    "next": "The round is in the queue.",
+    "retrain": "The retraining is in the queue.",
+    "resume": "The round goes on.",
+    "pause": "The round is paused; what is done is kept.",
+    "cancel": "The round is cancelled. The labels it had got stay, and the round before it serves on.",
+    "back": "The project is back at the round that serves below, and the next round builds on it. Labels of people stay.",
+    "back-waits": "The project is back at the round that serves below. Its model is no longer kept, so tasks that came after "
+    "it wait for the next round. Labels of people stay.",
+    "later": "Saved, but the queue does not answer: a worker takes it up when Redis is back.",
+}
+"""What the project's page says after a button."""

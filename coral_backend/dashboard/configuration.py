@@ -14,9 +14,8 @@ from typing import Any, Final, Literal, get_args, get_origin
 from coral_backend.backend import ANNOTATORS
 from coral_backend.exceptions import SettingsError
 from coral_backend.settings import PROJECT_OPTIONS, Settings
-from coral_backend.task_prompt import PARTS, named_strategy, prompt_for, strategy_for
+from coral_backend.task_prompt import PARTS, named_strategy, prompt_for, strategy_for, task_names
 from coral_backend.types import Demo, Project
-from strategies import tasks
 
 __all__ = ["Field", "Form", "fields", "preview", "read", "values_of"]
 
@@ -213,7 +212,7 @@ def _choices(settings: Settings, project: Project, name: str) -> Sequence[str]:
     """Return the names that a field may have; of paths and models only those that somebody with the environment chose."""
     known: Mapping[str, Sequence[str]] = {
         "annotator": ANNOTATORS,
-        "task_strategy": ("auto", *tasks.names()),
+        "task_strategy": ("auto", *task_names(settings)) if name == "task_strategy" else (),
         "first_demonstration": DEMONSTRATION_NAMES,
         "demonstration": DEMONSTRATION_NAMES,
         "annotation": ANNOTATION_NAMES,

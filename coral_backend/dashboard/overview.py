@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coral_backend.costs import cost_of
+from coral_backend.effects import Effect, effect_of
 from coral_backend.settings import Settings
 from coral_backend.status import tokens_of
 from coral_backend.store import Store, figures
@@ -24,6 +25,8 @@ class Row:
     ----------
     llm, slm : float or None
         Share of the tasks with a label of a person now on which each says the same; None without such.
+    changed : int or None
+        Tasks elsewhere whose verdict the round changed, as counted when it judged; None where it was not counted.
     """
 
     round: Round
@@ -34,6 +37,7 @@ class Row:
     tokens: int
     seconds: float
     cost: float | None
+    changed: int | None
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Overview:
     ----------
     new_changes : int
         Changes of human labels that no round has learned from.
+    effect : Effect or None
+        What the round that serves changed elsewhere; None for a first one.
     planned, reviewed : int
         Tasks that people plan to look at (``review_share``); labelled by people so far.
     """
@@ -56,6 +62,7 @@ class Overview:
     reviewed: int
     tokens: Mapping[str, int]
     notes: Sequence[str]
+    effect: Effect | None
 
 
 def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
@@ -75,6 +82,7 @@ def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
         reviewed=counts.human,
         tokens=tokens_of([line for spent in spending.values() for line in spent], list(usage.values())),
         notes=[str(note) for note in (serving.metrics.get("notes") or ())] if serving else [],
+        effect=effect_of(store, serving) if serving else None,
     )
 
 
@@ -93,4 +101,5 @@ def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any],
         tokens=tokens,
         seconds=sum(one.metrics.get("seconds", {}).values()),
         cost=cost_of(spending, tokens=tokens) if tokens else None,
+        changed=(one.metrics.get("effect") or {}).get("tasks"),
     )

@@ -1,17 +1,20 @@
-"""Which round is meant, and what was the LLM asked in it?"""
+"""Which round is meant, what was the LLM asked in it, and what did it change?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from coral_backend.dashboard.example import first_known
-from coral_backend.exceptions import NotFoundError, SettingsError
+from coral_backend.dashboard.query import Asked
+from coral_backend.effects import Effect, before_of, effect_of
+from coral_backend.exceptions import InputError, NotFoundError, SettingsError
 from coral_backend.settings import PROJECT_OPTIONS, Settings
-from coral_backend.store import Store
+from coral_backend.store import Store, browse
 from coral_backend.task_prompt import prompt_for
-from coral_backend.types import Project, Round
+from coral_backend.types import Change, Project, Round
 
-__all__ = ["SentPrompt", "prompt_of", "round_named", "serving_or"]
+__all__ = ["Changed", "SentPrompt", "changed_by", "prompt_of", "round_named", "serving_or"]
 
 
 def round_named(store: Store, project_id: int, name: str) -> Round:
@@ -77,3 +80,46 @@ def prompt_of(settings: Settings, store: Store, project: Project, current: Round
         asked.get("prompt_version"),
         not name.startswith(("embedded", "recorded")),
     )
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a round changed, and one page of the verdicts that it changed elsewhere.
+
+    Attributes
+    ----------
+    lines : sequence of Change
+        Most doubtful first; of each text ``browse.EXCERPT`` characters.
+    more : bool
+        Whether another page follows.
+    """
+
+    effect: Effect
+    lines: Sequence[Change]
+    more: bool
+
+
+def changed_by(store: Store, current: Round, asked: Asked) -> Changed | None:
+    """Return what a round changed elsewhere; None where there is no round to compare it with.
+
+    Raises
+    ------
+    InputError
+        If there is no such page.
+    """
+    effect, before = effect_of(store, current), before_of(store, current)
+    if effect is None or before is None:
+        return None
+    # One more than is shown, of both: that says whether there is more, and nothing need be counted.
+    found = store.verdict_changes(
+        current.project_id, before.id, current.id, limit=asked.size + 1, offset=asked.offset,
+        characters=browse.EXCERPT + 1, elsewhere=True,
+    )  # fmt: skip
+    lines = [replace(line, text=_excerpt(line.text)) for line in found]
+    if not lines and asked.page > 1:
+        raise InputError(f"Page {asked.page} of the changed verdicts does not exist; there are fewer.")
+    return Changed(effect, lines[: asked.size], len(lines) > asked.size)
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= browse.EXCERPT else f"{text[: browse.EXCERPT]}…"

@@ -19,7 +19,7 @@ from coral_backend.dashboard.example import example, first_known
 from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
 from coral_backend.dashboard.query import NO_LABEL, Asked
-from coral_backend.dashboard.rounds import prompt_of, round_named, serving_or
+from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
 from coral_backend.settings import Settings
@@ -95,21 +95,11 @@ def _overview(project_id: int, notice: str | None = None) -> str:
     settings, store = shared().settings, shared().store
     project = store.project(project_id)
     seen = overview_of(settings, store, project)
-    notice = notice or NOTICES.get(request.args.get("said", ""))
+    notice = notice or actions.NOTICES.get(request.args.get("said", ""))
     return render_template(
         "dashboard/overview.html", project=project, seen=seen, live=live(store, project_id), notice=notice,
         formats=exporting.FORMATS, tab="overview",
     )  # fmt: skip
-
-
-NOTICES: Mapping[str, str] = {
-    "next": "The round is in the queue.",
-    "retrain": "The retraining is in the queue.",
-    "resume": "The round goes on.",
-    "pause": "The round is paused; what is done is kept.",
-    "cancel": "The round is cancelled. The labels it had got stay, and the round before it serves on.",
-    "later": "Saved, but the queue does not answer: a worker takes it up when Redis is back.",
-}
 
 
 @pages.post("/projects/<int:project_id>/rounds")
@@ -121,15 +111,32 @@ def press(project_id: int) -> AnyResponse | tuple[str, int]:
     try:
         woken = actions.act(settings, store, project_id, action)
     except (ConflictError, EndpointError, SettingsError) as error:
-        return _overview(
-            project_id, str(error).replace("cancel it: coral round --cancel.", "pause or cancel it below.")
-        ), 409
+        return _too_late(project_id, error)
     said = action if woken else "later"
     return redirect(url_for("dashboard.overview", project_id=project_id, said=said), 303)
 
 
+@pages.post("/projects/<int:project_id>/rounds/<name>/rollback")
+def roll_back(project_id: int, name: str) -> AnyResponse | tuple[str, int]:
+    """Let an older round serve again, and show the project."""
+    settings, store = shared().settings, shared().store
+    store.project(project_id)
+    try:
+        complete = actions.go_back(settings, store, project_id, round_named(store, project_id, name).name)
+    except ConflictError as error:
+        return _too_late(project_id, error)
+    said = "back" if complete else "back-waits"
+    return redirect(url_for("dashboard.overview", project_id=project_id, said=said), 303)
+
+
+def _too_late(project_id: int, error: CoralError) -> tuple[str, int]:
+    said = str(error).replace("cancel it: coral round --cancel.", "pause or cancel it below.")
+    return _overview(project_id, said.replace(" See: coral status.", "")), 409
+
+
 @pages.get("/projects/<int:project_id>/rounds")
-def rounds(project_id: int) -> AnyResponse:
+@pages.get("/projects/<int:project_id>/rounds/<name>/rollback")
+def rounds(project_id: int, name: str | None = None) -> AnyResponse:  # noqa: ARG001 - part of the address
     """Lead back to the project: the address of an answer to a button, loaded again."""
     return redirect(url_for("dashboard.overview", project_id=project_id), 302)
 
@@ -143,14 +150,15 @@ def progress(project_id: int) -> Response:
 
 @pages.get("/projects/<int:project_id>/rounds/<name>")
 def one_round(project_id: int, name: str) -> str:
-    """Show one round: its stages, training, demonstrations, and the prompt as it was sent."""
+    """Show one round: its stages, training, what it changed, demonstrations, and the prompt as it was sent."""
     settings, store = shared().settings, shared().store
     project = store.project(project_id)
-    current = round_named(store, project_id, name)
+    current, asked = round_named(store, project_id, name), Asked.read(request.args)
     return render_template(
         "dashboard/round.html", project=project, round=current, stages=stages(current),
         history=charts.history_chart(current.metrics.get("history") or ()), prompt=prompt_of(settings, store, project, current),
-        usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, tab="overview",
+        usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, current, asked),
+        asked=asked, busy=store.active_round(project_id), tab="overview",
     )  # fmt: skip
 
 

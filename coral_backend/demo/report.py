@@ -42,6 +42,7 @@ def figures(
         "project": project_id,
         "round": current.name,
         "annotator": metrics["annotator"],
+        "task_strategy": metrics.get("task_strategy"),
         "tasks": metrics["tasks"],
         "annotated": metrics["annotated"],
         "abstained": metrics["abstained"],
@@ -81,6 +82,7 @@ def table(found: Mapping[str, Any]) -> Table:
     rows = Table(title=f"Round {found['round']} of project {found['project']}", show_header=False, title_justify="left")
     seconds, accuracy = found["seconds"], found["gold_accuracy"]
     rows.add_row("annotator", str(found["annotator"]))
+    rows.add_row("task strategy", str(found["task_strategy"]))
     rows.add_row("tasks", f"{found['tasks']} ({found['annotated']} annotated, {found['abstained']} abstained)")
     if accuracy["verdict"] is not None:
         shown = ", ".join(f"{name} {share:.1%}" for name, share in accuracy.items())

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
 from coral_backend.labelstudio.control_tags import from_result
+from coral_backend.labelstudio.texts import kind, plain, text_of
 from coral_backend.types import HumanLabel, LabelSpace, Sample
 
 __all__ = ["human_label_from_annotation", "sample_from_task"]
-
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key: str | None, max_chars: int) -> Sample:
@@ -40,19 +37,10 @@ def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key
     task_id = _task_id(task)
     data = task.get("data")
     if not isinstance(data, Mapping):
-        return Sample(task_id, "", problem=f"the task's data is {_kind(data)}; it must be an object")
-    recorded = _text(data.get(recorded_key)) if recorded_key else None
-    if space.text_key not in data:
-        keys = ", ".join(repr(clean(str(key))[:40]) for key in list(data)[:8]) or "none"
-        return Sample(task_id, "", f"the task has no key {space.text_key!r}; it has {keys}", recorded or None)
-    value = data[space.text_key]
-    text = _text(value)
-    if text is None:
-        problem = f"{space.text_key!r} is {_kind(value)}; it must be a text"
-        return Sample(task_id, "", problem, recorded or None)
-    if not text:
-        return Sample(task_id, "", f"{space.text_key!r} is empty", recorded or None)
-    return Sample(task_id, text[:max_chars], None, recorded or None)
+        return Sample(task_id, "", problem=f"the task's data is {kind(data)}; it must be an object")
+    recorded = plain(data.get(recorded_key)) if recorded_key else None
+    text, problem = text_of(space, data, max_chars)
+    return Sample(task_id, text, problem, recorded or None)
 
 
 def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any], task_id: int) -> HumanLabel:
@@ -85,30 +73,6 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
         prediction_version=version if isinstance(version, str) and version else None,
         prediction_label=from_result(space, prediction.get("result")),
     )
-
-
-def clean(text: str) -> str:
-    """Return `text` without characters that no database, JSON parser or tokenizer agrees on."""
-    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text)).strip()
-
-
-def _text(value: object) -> str | None:
-    """Return a cleaned text, ``""`` for a blank one, None for what is no text."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return str(value) if isinstance(value, int) or math.isfinite(value) else None
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list):
-        return "a list"
-    return "true or false" if isinstance(value, bool) else f"a {type(value).__name__}"
 
 
 def _task_id(task: Mapping[str, Any]) -> int:

@@ -106,18 +106,32 @@ class ReviewVerbs:
     # --- what a round changed ---------------------------------------------------------------------------------
 
     def verdict_changes(
-        self, project_id: int, before: int, after: int, *, limit: int | None = None
-    ) -> Iterator[Change]:
+        self, project_id: int, before: int, after: int, *, limit: int | None = None, offset: int = 0,
+        characters: int | None = None, elsewhere: bool = False,
+    ) -> Iterator[Change]:  # fmt: skip
         """Yield how the verdicts of round `after` differ from those of round `before`, most doubtful first.
 
         Only tasks that both judged, that still exist, and whose text is the same. Label or flag differs.
+
+        Parameters
+        ----------
+        limit, offset : int, optional
+            At most so many, after so many.
+        characters : int, optional
+            At most so many of each text, cut by the database; default: whole texts.
+        elsewhere : bool
+            Only tasks that no person had labelled in either round: what ``count_changes`` calls ``tasks``.
         """
         c, d, query = _differences(project_id, before, after)
+        text = t.samples.c.text
         columns = (
-            d.task_id, t.samples.c.text, c.label.label("label_before"), d.label, c.flag.label("flag_before"), d.flag,
-            c.score.label("score_before"), d.score, d.source,
+            d.task_id, (text if characters is None else func.substr(text, 1, characters)).label("text"),
+            c.label.label("label_before"), d.label, c.flag.label("flag_before"), d.flag, c.score.label("score_before"),
+            d.score, d.source,
         )  # fmt: skip
-        ordered = query.with_only_columns(*columns).order_by(d.rank, d.task_id).limit(limit)
+        if elsewhere:
+            query = query.where(_elsewhere(c, d))
+        ordered = query.with_only_columns(*columns).order_by(d.rank, d.task_id).limit(limit).offset(offset)
         with self._read() as connection:
             for row in connection.execute(ordered):
                 yield _change(row)
@@ -130,7 +144,7 @@ class ReviewVerbs:
         """
         c, d, query = _differences(project_id, before, after, all_tasks=True)
         human = str(Source.HUMAN)
-        elsewhere = and_(_other(d.source, human), _other(c.source, human))
+        elsewhere = _elsewhere(c, d)
         labels, flags = c.label.is_distinct_from(d.label), c.flag != d.flag
         became = or_(
             and_(d.source == human, _other(c.source, human)),
@@ -194,6 +208,11 @@ def _differences(project_id: int, before: int, after: int, *, all_tasks: bool = 
     if not all_tasks:
         query = query.where(or_(old.c.label.is_distinct_from(new.c.label), old.c.flag != new.c.flag))
     return old.c, new.c, query
+
+
+def _elsewhere(old: Any, new: Any) -> Any:
+    human = str(Source.HUMAN)
+    return and_(_other(new.source, human), _other(old.source, human))
 
 
 def _other(column: Any, value: str) -> Any:

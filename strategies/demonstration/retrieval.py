@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from strategies.demonstration.base import DEMONSTRATIONS, Floats, Ints
@@ -9,8 +11,14 @@ from strategies.demonstration.distilled_selection import distilled_selection
 
 UNKNOWN = -1
 
-DEMONSTRATIONS.register("retrieval")(distilled_selection)
-"""What all texts share, for those that have no neighbours; ``nearest`` then chooses for each text."""
+
+@DEMONSTRATIONS.register("retrieval")
+def retrieval(**given: Any) -> Ints:
+    """Show each text the verified samples nearest to it, in turn from each class.
+
+    Returned is what all texts share, for those that have no neighbours: the medoids. ``nearest`` then chooses for each text.
+    """
+    return distilled_selection(**given)
 
 
 def nearest(queries: Floats, pool: Floats, labels: Ints, n: int, *, own: Ints | None = None) -> list[Ints]:

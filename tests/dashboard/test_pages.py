@@ -27,7 +27,7 @@ from tests.web_parts import basic, settings_in
 
 TASKS = 300
 PROJECT = "/dashboard/projects/1"
-PAGES = ("", "/samples", "/map", "/quality", "/rounds/1", "/configuration")
+PAGES = ("", "/samples", "/map", "/quality", "/rounds/1", "/rounds/1.1", "/configuration")
 
 
 @pytest.fixture(scope="module")

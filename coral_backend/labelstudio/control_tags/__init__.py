@@ -15,6 +15,9 @@ from defusedxml.ElementTree import fromstring
 from coral_backend.exceptions import LabelConfigError
 from coral_backend.labelstudio.control_tags.base import ControlTag
 from coral_backend.labelstudio.control_tags.choices import ChoicesTag
+from coral_backend.labelstudio.control_tags.pairwise import PairwiseTag
+from coral_backend.labelstudio.control_tags.rating import RatingTag
+from coral_backend.labelstudio.control_tags.taxonomy import TaxonomyTag
 from coral_backend.types import LabelSpace
 
 __all__ = ["CONTROL_TAGS", "ControlTag", "config_hash", "from_result", "parse_config", "to_regions"]
@@ -24,7 +27,15 @@ logger = logging.getLogger(__name__)
 MAX_CONFIG_CHARS = 500_000
 """A label config longer than this is refused unread."""
 
-CONTROL_TAGS: dict[str, ControlTag] = {tag.tag: tag for tag in (ChoicesTag(),)}
+CONTROL_TAGS: dict[str, ControlTag] = {
+    tag.tag: tag
+    for tag in (
+        ChoicesTag(),
+        PairwiseTag(),
+        RatingTag(),
+        TaxonomyTag(),
+    )
+}
 """The tags we serve, by name; a new tag is one file and one entry here."""
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from xml.etree.ElementTree import Element
 
 from coral_backend.exceptions import LabelConfigError
+from coral_backend.labelstudio.control_tags.objects import text_form, text_key
+from coral_backend.labelstudio.control_tags.paths import parts as path_of
 from coral_backend.types import LabelSpace
 
-__all__ = ["MARKER_KEY", "ControlTag", "TagBase", "object_key"]
+__all__ = ["MARKER_KEY", "MAX_LABELS", "ControlTag", "TagBase", "check_labels", "vouched"]
 
 MARKER_KEY = "coral"
 """Our own key in a prediction's region: it carries the flag that the review tabs filter on."""
 
-_MEDIA = frozenset({"Image", "Audio", "AudioPlus", "Video", "TimeSeries", "Pdf", "Chat", "ReactCode"})
-_VARIABLE = re.compile(r"\$([^\s$]+)\Z")
+MAX_LABELS = 1_000
+"""More labels than this fit neither a prompt nor a form."""
+
+_KEPT_NAMES = frozenset(
+    {"id", "object", "type", "value", "score", "origin", "hidden", "results", "meta", "classification"}
+)
+"""Names that mean something else to Label Studio's editor where ``vouched`` puts the control's name."""
 
 
 class ControlTag(Protocol):
@@ -45,15 +52,63 @@ class TagBase(ABC):
     """What the tags share that put one region a task."""
 
     tag: str
-    value_key: str
 
     @abstractmethod
-    def value(self, label: str | None) -> dict[str, Any]:
+    def value(self, space: LabelSpace, label: str | None) -> dict[str, Any]:
         """Return the ``value`` of a region for `label`."""
 
     @abstractmethod
     def label(self, value: Mapping[str, Any]) -> str | None:
         """Return the label of a region's ``value``."""
+
+    def refusal(self, control: Element) -> str | None:
+        """Return why this control cannot be served, or None."""
+        if (control.get("value") or "").startswith("$"):
+            return f'its choices come from the tasks (value="{control.get("value")}"); write <Choice> elements instead'
+        if is_true(control, "perRegion") or is_true(control, "perItem"):
+            return "it belongs to regions or items of a task, not to the task"
+        return None
+
+    def space(
+        self,
+        control: Element,
+        objects: Mapping[str, Element],
+        labels: Sequence[str],
+        definitions: Mapping[str, str],
+        *,
+        nested: bool = False,
+        titles: Sequence[str] = (),
+    ) -> LabelSpace:
+        """Return the label space of a control on one object, or with `titles` on as many, each under its title.
+
+        Raises
+        ------
+        LabelConfigError
+            If the control has no name, the labels are none to choose from, or an object holds no text.
+        """
+        name = control.get("name") or ""
+        if not name:
+            raise LabelConfigError(f'A <{self.tag}> has no name. Give it one, for example name="label".')
+        check_labels(name, labels)
+        if nested and not all(step.strip() for label in labels for step in path_of(label)):
+            raise LabelConfigError(f"Control {name!r} has a label without text. Give every <Choice> a value.")
+        to_names = (control.get("toName") or "").split(",") if titles else [control.get("toName") or ""]
+        keys = [text_key(self.tag, name, to_name, objects) for to_name in to_names]
+        forms = {
+            key: form for key, to_name in zip(keys, to_names, strict=True) if (form := text_form(objects[to_name]))
+        }
+        parts = tuple(zip(titles, keys, strict=True)) if titles else ()
+        return LabelSpace(
+            self.tag,
+            name,
+            to_names[0],
+            keys[0],
+            tuple(labels),
+            dict(definitions),
+            parts=parts,
+            forms=forms,
+            nested=nested,
+        )
 
     def to_regions(
         self, space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None
@@ -80,8 +135,8 @@ class TagBase(ABC):
             "id": "coral",
             "from_name": space.from_name,
             "to_name": space.to_name,
-            "type": self.value_key,
-            "value": self.value(label),
+            "type": self.tag.lower(),
+            "value": self.value(space, label),
         }
         if score is not None:
             region["score"] = score
@@ -100,29 +155,47 @@ class TagBase(ABC):
         return None
 
 
-def object_key(tag: str, name: str, to_name: str, objects: Mapping[str, Element]) -> str:
-    """Return the key of the task data that the control `name` labels.
+def vouched(space: LabelSpace, value: Mapping[str, Any], checked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a region's `value` that Label Studio's editor reads as `value` and its import checks as `checked`.
+
+    The check of imported predictions (``validate_prediction``) knows no list of paths in ``choices`` and no pair that nothing
+    is chosen of, and drops what it does not know; but where a value has the control's name as a key, it looks there.
+    """
+    return {**value, space.from_name: dict(checked)}
+
+
+def cannot_vouch(control: Element, value_key: str) -> str | None:
+    """Return why ``vouched`` cannot serve a control of this name, or None."""
+    name = control.get("name")
+    if name == value_key or name in _KEPT_NAMES:
+        return f'its name="{name}" means something else inside a prediction; give it another, for example name="label"'
+    return None
+
+
+def is_true(element: Element, attribute: str) -> bool:
+    """Say whether an attribute is switched on; absent is off."""
+    return element.get(attribute, "false").lower() == "true"
+
+
+def check_labels(name: str, labels: Sequence[str]) -> None:
+    """Refuse lists of labels that nobody could choose from.
 
     Raises
     ------
     LabelConfigError
-        If there is no such object, or it shows no text that stands under one key of the task.
+        For fewer than two labels, too many, empty ones, and ones that look the same.
     """
-    target = objects.get(to_name)
-    if target is None:
-        raise LabelConfigError(
-            f"<{tag} name={name!r}> labels {to_name!r}, but no tag has that name. "
-            f"Its toName must be one of {sorted(objects) or 'the names of <Text> tags (there are none)'}."
-        )
-    if target.tag in _MEDIA or target.get("valueType") == "url":
-        raise LabelConfigError(
-            f"<{tag} name={name!r}> labels a <{target.tag}>, whose content is behind an address. CORAL labels texts that "
-            'stand in the task: use <Text name="text" value="$text"/>.'
-        )
-    variable = _VARIABLE.match(target.get("value") or "")
-    if variable is None:
-        raise LabelConfigError(
-            f"<{target.tag} name={to_name!r}> has value={target.get('value')!r}; it must be one key of the task data, for "
-            'example value="$text".'
-        )
-    return variable[1]
+    if len(labels) < 2:
+        raise LabelConfigError(f"Control {name!r} has {len(labels)} label(s); at least 2 are needed.")
+    if len(labels) > MAX_LABELS:
+        raise LabelConfigError(f"Control {name!r} has {len(labels)} labels; at most {MAX_LABELS} are served.")
+    seen: dict[str, str] = {}
+    for label in labels:
+        looks = unicodedata.normalize("NFKC", label).strip()
+        if not looks:
+            raise LabelConfigError(f"Control {name!r} has a label without text. Give every <Choice> a value.")
+        if looks in seen:
+            raise LabelConfigError(
+                f"Control {name!r} has the label {label!r} twice (the other is {seen[looks]!r}). Labels must differ."
+            )
+        seen[looks] = label

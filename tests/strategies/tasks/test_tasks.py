@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from strategies.tasks import FOLDER, MAX_FILE_BYTES, TaskStrategyError, choose, load, names
+from strategies.tasks import FOLDER, MAX_FILE_BYTES, TaskStrategyError, choose, load, mistakes, names
 
 
 def write(folder: Path, **changes: object) -> str:
@@ -49,6 +49,11 @@ def test_sentiment_and_topic_are_shipped() -> None:
 )
 def test_auto_chooses_by_the_labels(labels: list[str], name: str) -> None:
     assert choose("Choices", labels).name == name
+
+
+@pytest.mark.parametrize(("tag", "name"), [("Taxonomy", "topic"), ("Rating", "rating"), ("Pairwise", "pairwise")])
+def test_auto_chooses_by_the_tag(tag: str, name: str) -> None:
+    assert choose(tag, ["1", "2"]).name == name
 
 
 def test_auto_without_a_strategy_for_the_tag() -> None:
@@ -111,5 +116,138 @@ def test_files_that_are_no_strategy(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "../sentiment", "sentiment.yaml", "/etc/passwd", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(TaskStrategyError, match="There are: sentiment, topic"):
+    with pytest.raises(TaskStrategyError, match="There are: pairwise, rating, sentiment, topic"):
         load(name)
+
+
+# --- the user's own folder ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_the_users_adds_names(tmp_path: Path) -> None:
+    write(tmp_path, title="Reviews")
+    (tmp_path / ".hidden.yaml").write_text("[")
+    (tmp_path / "notes.txt").write_text("[")
+    assert names(tmp_path) == ["mine", "pairwise", "rating", "sentiment", "topic"]
+    assert load("mine", tmp_path).title == "Reviews"
+    assert load("topic", tmp_path) == load("topic")
+
+
+@pytest.mark.parametrize("name", ["sentiment.yaml", "topic.yml", "auto.yaml"])
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, name: str) -> None:
+    Path(write(tmp_path)).rename(tmp_path / name)
+    for use in (
+        lambda: names(tmp_path),
+        lambda: load("sentiment", tmp_path),
+        lambda: choose("Choices", ["a", "b"], folder=tmp_path),
+    ):
+        with pytest.raises(TaskStrategyError, match=f"{name}.*give the file another name"):
+            use()
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    Path(write(tmp_path)).rename(tmp_path / "mine.yml")
+    write(tmp_path)
+    with pytest.raises(TaskStrategyError, match="has the same name"):
+        names(tmp_path)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_none_is_told(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "x"
+    if there:
+        folder.write_text("")
+    with pytest.raises(TaskStrategyError, match="set CORAL_STRATEGIES"):
+        names(folder)
+
+
+def test_auto_takes_the_users_strategy_for_its_labels_and_ours_for_any(tmp_path: Path) -> None:
+    write(tmp_path)  # knows the labels that sentiment knows
+    assert choose("Choices", ["positive", "negative"], folder=tmp_path).name == "mine"
+    write(tmp_path, aliases=None, anchors=None)
+    assert choose("Choices", ["positive", "negative"], folder=tmp_path).name == "sentiment"
+    assert choose("Choices", ["a", "b"], folder=tmp_path).name == "topic"
+    write(tmp_path, aliases=None, anchors=None, tags=["KeyPoint"])
+    assert choose("KeyPoint", ["a", "b"], folder=tmp_path).name == "mine"
+
+
+def test_auto_does_not_pass_over_a_wrong_file(tmp_path: Path) -> None:
+    write(tmp_path, title=None)
+    assert load("topic", tmp_path).name == "topic"
+    with pytest.raises(TaskStrategyError, match=r"mine\.yaml, line 1: title is missing"):
+        choose("Choices", ["a", "b"], folder=tmp_path)
+
+
+# --- lines -------------------------------------------------------------------------------------------------------------
+
+WRONG = """\
+title: Urgency
+tags: [Choices, Chois]
+slm: image
+task_description: |-
+  How urgent is a ticket?
+
+  {lables} {count}
+demonstration: >-
+  {demonstrations}
+  {more}
+output_control: "{query} {choices} {"
+titel: x
+hypotheses:
+  - "{label}"
+  - nothing
+title: again
+aliases:
+  low: [minor]
+  high: yes
+  low: [small]
+definitions:
+  low: 1
+"""
+
+
+def test_every_mistake_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "urgency.yaml"
+    path.write_text(WRONG)
+    found = mistakes(path, {"Choices"})
+    assert [(one.line, one.says.partition(".")[0]) for one in found] == [
+        (2, "'tags' names 'Chois', which CORAL does not serve"),
+        (3, "'slm' is 'image'; the small model may be: text"),
+        (7, "'task_description' has the unknown placeholder {lables}"),
+        (8, "'demonstration' has the unknown placeholder {more}"),
+        (
+            11,
+            "'output_control' has wrong braces (Single '{' encountered in format string); write {{ and }} for a brace itself",
+        ),
+        (12, "unknown key titel"),
+        (15, "the hypothesis 'nothing' names no label; write {label} in it"),
+        (16, "'title' stands here a second time; keep one"),
+        (19, "'aliases' of 'high' is True; it must be a list of texts"),
+        (20, "'low' stands here a second time; keep one"),
+        (22, "'definitions' of 'low' is 1; it must be a text that is not empty (quote numbers, yes and no)"),
+    ]
+    with pytest.raises(TaskStrategyError) as caught:
+        load(str(path))
+    assert "urgency.yaml, line 7: 'task_description' has" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: 1\nb: [", 2), ("a: 1\n b: 2", 2), ("- a", 1), ("", None), ("\x00", None), ("a: &a [*a]", 1), ("[" * 5000, None), ("? [a]\n: b", 1)],
+)  # fmt: skip
+def test_what_is_no_strategy_has_a_line_where_one_is_to_blame(tmp_path: Path, text: str, line: int | None) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    assert mistakes(path)[0].line == line
+
+
+def test_a_bomb_of_references_does_not_go_off(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.yaml"
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    path.write_text("\n".join([*rows, "title: *a29", "tags: *a29"]))
+    assert len("".join(map(str, mistakes(path)))) < 10_000
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_strategies_have_no_mistakes(name: str) -> None:
+    assert mistakes(FOLDER / f"{name}.yaml", {"Choices", "Pairwise", "Rating", "Taxonomy"}) == []

@@ -1,0 +1,51 @@
+"""What text does the object of a control hold, and how does it stand in the task data?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from xml.etree.ElementTree import Element
+
+from coral_backend.exceptions import LabelConfigError
+
+__all__ = ["text_form", "text_key"]
+
+_MEDIA = frozenset({"Image", "Audio", "AudioPlus", "Video", "TimeSeries", "Pdf", "Chat", "ReactCode"})
+_VARIABLE = re.compile(r"\$([^\s$]+)\Z")
+
+
+def text_key(tag: str, name: str, to_name: str, objects: Mapping[str, Element]) -> str:
+    """Return the key of the task data that the control `name` labels.
+
+    Raises
+    ------
+    LabelConfigError
+        If there is no such object, or it shows no text that stands under one key of the task.
+    """
+    target = objects.get(to_name)
+    if target is None:
+        raise LabelConfigError(
+            f"<{tag} name={name!r}> labels {to_name!r}, but no tag has that name. "
+            f"Its toName must be one of {sorted(objects) or 'the names of <Text> tags (there are none)'}."
+        )
+    if target.tag in _MEDIA or target.get("valueType") == "url":
+        raise LabelConfigError(
+            f"<{tag} name={name!r}> labels a <{target.tag}>, whose content is behind an address. CORAL labels texts that "
+            'stand in the task: use <Text name="text" value="$text"/>.'
+        )
+    variable = _VARIABLE.match(target.get("value") or "")
+    if variable is None:
+        raise LabelConfigError(
+            f"<{target.tag} name={to_name!r}> has value={target.get('value')!r}; it must be one key of the task data, for "
+            'example value="$text".'
+        )
+    return variable[1]
+
+
+def text_form(target: Element) -> tuple[str, ...]:
+    """Return how the object's value becomes text, as ``LabelSpace.forms`` has it; empty for plain text."""
+    if target.tag == "HyperText":
+        return ("html",)
+    if target.tag == "Paragraphs":
+        return ("dialogue", target.get("nameKey") or "author", target.get("textKey") or "text")
+    return ()

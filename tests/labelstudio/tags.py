@@ -1,0 +1,107 @@
+"""One label config for each control tag that is served, with what people's forms send for each of its labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+TEXT = '<Text name="text" value="$text"/>'
+TREE = (
+    '<Choice value="Animal"><Choice value="Cat" hint="it purrs"/><Choice value="a &gt; b"/></Choice>'
+    '<Choice value="Plant" alias="flora"><Choice value="Oak"/></Choice><Choice value="Stone"/>'
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config, the data of a task of it, its label space in short, and the ``value`` a form sends for each label."""
+
+    name: str
+    xml: str
+    values: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    text: str
+    to_name: str = "text"
+    """What the form itself writes; of a Pairwise it is the control's own name."""
+    tag: str = "Choices"
+
+    def result(self, label: str) -> list[dict[str, Any]]:
+        """Return what a form sends when `label` is chosen in it."""
+        value = self.values[label]
+        region = {"from_name": "label", "to_name": self.to_name, "type": self.tag.lower(), "value": value}
+        return [{"id": "person", "origin": "manual", **region}]
+
+
+def _view(inside: str, target: str = TEXT) -> str:
+    return f"<View>{target}{inside}</View>"
+
+
+def _paths(key: str, *paths: list[str]) -> list[dict[str, Any]]:
+    return [{key: [path]} for path in paths]
+
+
+_TWO = '<Choices name="label" toName="text"><Choice value="a"/><Choice value="b"/></Choices>'
+_AB = {"a": {"choices": ["a"]}, "b": {"choices": ["b"]}}
+_LEAVES = [["Animal", "Cat"], ["Animal", "a > b"], ["flora", "Oak"], ["Stone"]]
+_LEAF_LABELS = ("Animal > Cat", "Animal > a \\> b", "flora > Oak", "Stone")
+_ALL = [["Animal"], *_LEAVES[:2], ["flora"], *_LEAVES[2:]]
+_ALL_LABELS = ("Animal", *_LEAF_LABELS[:2], "flora", *_LEAF_LABELS[2:])
+_DATA, _SAID = {"text": "a text"}, "a text"
+
+CASES = (
+    Case("choices", _view(_TWO), _AB, _DATA, _SAID),
+    Case(
+        "nested choices",
+        _view(f'<Choices name="label" toName="text" allowNested="true">{TREE}</Choices>'),
+        dict(zip(_LEAF_LABELS, _paths("choices", *_LEAVES), strict=True)),
+        _DATA,
+        _SAID,
+    ),
+    Case(
+        "taxonomy",
+        _view(f'<Taxonomy name="label" toName="text" maxUsages="1">{TREE}</Taxonomy>'),
+        dict(zip(_ALL_LABELS, _paths("taxonomy", *_ALL), strict=True)),
+        _DATA,
+        _SAID,
+        tag="Taxonomy",
+    ),
+    Case(
+        "taxonomy of leaves",
+        _view(f'<Taxonomy name="label" toName="text" maxUsages="1" leafsOnly="true">{TREE}</Taxonomy>'),
+        dict(zip(_LEAF_LABELS, _paths("taxonomy", *_LEAVES), strict=True)),
+        _DATA,
+        _SAID,
+        tag="Taxonomy",
+    ),
+    Case(
+        "rating",
+        _view('<Rating name="label" toName="text" maxRating="3"/>'),
+        {str(stars): {"rating": stars} for stars in (1, 2, 3)},
+        _DATA,
+        _SAID,
+        tag="Rating",
+    ),
+    Case(
+        "pairwise",
+        '<View><Pairwise name="label" toName="one,two"/><Text name="one" value="$a"/><Text name="two" value="$b"/></View>',
+        {"left": {"selected": "left"}, "right": {"selected": "right"}},
+        data={"a": "first\nRight:\n> second", "b": "other"},
+        text="Left:\n> first\n> Right:\n> > second\n\nRight:\n> other",
+        to_name="label",
+        tag="Pairwise",
+    ),
+    Case(
+        "choices on a page",
+        _view(_TWO, '<HyperText name="text" value="$page" inline="true"/>'),
+        _AB,
+        data={"page": "<style>p {}</style><p>So &lt;b&gt; <b>bold</b></p><p>a &amp;amp; b</p>"},
+        text="So <b> bold\na &amp; b",
+    ),
+    Case(
+        "choices on a dialogue",
+        _view(_TWO, '<Paragraphs name="text" value="$talk" layout="dialogue" nameKey="who"/>'),
+        _AB,
+        data={"talk": [{"who": "Ann", "text": "Hi"}, {"text": "Who is it?"}, {"who": "Ann", "text": ""}]},
+        text="Ann: Hi\nWho is it?",
+    ),
+)
