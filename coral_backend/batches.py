@@ -59,6 +59,7 @@ GROUP = 5_000
 KEEP = 500
 """Replies that are stored at a time."""
 
+KEY_DIGITS = 64
 MARK = 16
 """So many digits of a request's key tell it from all others of a round."""
 
@@ -222,19 +223,23 @@ class BatchDesk:
         spent: list[Spend] = []
         brought: set[str] = set()
         failed: set[str] = set()
-        for some in _grouped(_lines(api, remote), KEEP):
+        asked = set(batch.asked)
+        ours = (
+            line for line in _lines(api, remote) if len(line.custom_id) == KEY_DIGITS and line.custom_id[:MARK] in asked
+        )
+        for some in _grouped(ours, KEEP):  # a reply to what was not asked would be taken for that of another request
             self.store.replies.put([_reply(line, batch) for line in some if line.body is not None])
             billed = (line for line in some if line.body is not None or line.usage is not None)
             spent += [till.spend(line.usage, characters, batch=True) for line in billed]
             brought |= {line.custom_id[:MARK] for line in some if line.body is not None}
             failed |= {line.custom_id[:MARK] for line in some if line.body is None and not line.expired}
         if remote.status == "completed":  # it got to everything, and said nothing of these
-            failed |= set(batch.asked) - brought
+            failed |= asked - brought
         closed = replace(
             batch,
             status=remote.status,
             done=remote.done,
-            again=tuple(sorted(failed & set(batch.asked))),
+            again=tuple(sorted(failed)),
             error=remote.error,
         )
         self.store.ledger.close_batch(closed, [total(spent)] if spent else (), self.lease)

@@ -34,6 +34,7 @@ from coral_backend.types import (
     RoundStatus,
     Sample,
     Source,
+    Stage,
     Verdict,
 )
 from strategies.annotation import Opinion
@@ -111,12 +112,14 @@ def _catch_up(
 def catch_up_is_possible(store: Store, project: Project) -> bool:
     """Say whether tasks can be labelled outside a round now.
 
-    Not while one runs (a paused one does not stand in the way), and not when the label config has changed since the round
-    that serves: its labels are others.
+    Not while one runs (a paused one does not stand in the way, unless it has a budget, which would be passed by asking beside
+    it), and not when the label config has changed since the round that serves: its labels are others.
     """
     active = store.active_round(project.id)
-    if active is not None and active.status is not RoundStatus.PAUSED:
-        return False
+    if active is not None:
+        asks = active.stage in (Stage.SYNC, Stage.ANNOTATE)
+        if active.status is not RoundStatus.PAUSED or (asks and active.settings.get("budget") is not None):
+            return False
     return project.active_round is None or store.round(project.active_round).config_hash == project.config_hash
 
 

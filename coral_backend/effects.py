@@ -54,7 +54,7 @@ def round_named(store: Store, project_id: int, name: str | int | float | None = 
     """
     rounds = store.rounds(store.project(project_id).id)
     wanted = None if name is None else str(name).strip()
-    for one in rounds:
+    for one in sorted(rounds, key=lambda one: -one.id):  # after a rollback the newest has not the highest number
         if one.name == wanted or (wanted is None and one.status is RoundStatus.DONE):
             return one
     there = ", ".join(f"{one.name} ({one.status})" for one in rounds[:20]) or "none"

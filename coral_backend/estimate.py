@@ -151,7 +151,8 @@ def estimate(
 
 def _next_round(store: Store, project: Project, *, retrain: bool) -> Round:
     """Return the round that would begin; it is not stored."""
-    last = next(iter(store.rounds(project.id)), None)
+    counts = (one for one in store.rounds(project.id) if not (retrain and one.set_aside))
+    last = next(counts, None)
     number, revision = (last.number, last.revision) if last else (1, 0)
     if last is not None:
         number, revision = (number, revision + 1) if retrain else (number + 1, 0)

@@ -26,9 +26,10 @@ from coral_backend.exceptions import (
 )
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import other_version
-from coral_backend.rounds import RoundRunner, reconcile, settings_for, settings_of, waits_until
-from coral_backend.settings import Settings
+from coral_backend.rounds import RoundRunner, reconcile, settings_for, waits_until
+from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Store
+from coral_backend.store.review import rollback_lease
 from coral_backend.types import Round, RoundStatus, Stage
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ def read_back(project_id: int) -> int:
         try:
             changed = reconcile(store, client_for(settings), store.project(project_id))
             project = store.project(project_id)
-            if project.active_round is not None and store.active_round(project_id) is None:
+            if project.active_round is not None and not _is_moving(store, project_id):
                 review.tidy(store, client_for(settings), project)  # somebody may have closed or changed a tab
             return changed
         except LabelStudioError as error:
@@ -231,14 +232,16 @@ def settle_round(store: Store, settings: Settings, round_id: int) -> int:
     """Do what ``settle`` does; raises ``CoralError`` if the endpoint does not answer."""
     current = store.round(round_id)
     project = store.project(current.project_id)
-    return settle_batches(store, settings_of(settings, project, current), project, current)
+    # Its own settings: the project may have another annotator by now, and that one knows no batch.
+    own = settings.with_options({name: value for name, value in current.settings.items() if name in PROJECT_OPTIONS})
+    return settle_batches(store, own, project, current)
 
 
 def tidy(project_id: int) -> list[str]:
     """Put the review tabs right after people have labelled; return their titles."""
     with _context() as (settings, store):
-        if store.active_round(project_id) is not None:
-            return []  # its push puts them right
+        if _is_moving(store, project_id):
+            return []
         try:
             return list(review.tidy(store, client_for(settings), store.project(project_id)))
         except LabelStudioError as error:
@@ -247,6 +250,11 @@ def tidy(project_id: int) -> list[str]:
                 project_id, store.project(project_id).changes
             )  # tried; the next change or push tries again
             return []
+
+
+def _is_moving(store: Store, project_id: int) -> bool:
+    """Say whether a round or a rollback is under way, which puts the tabs right itself, for another version."""
+    return store.active_round(project_id) is not None or store.lease_is_held(rollback_lease(project_id))
 
 
 @contextmanager

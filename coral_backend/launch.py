@@ -11,8 +11,8 @@ from coral_backend.llm.prices import PriceTable
 from coral_backend.llm.spend import Meter
 from coral_backend.rounds import settings_for, settings_of
 from coral_backend.settings import Settings
-from coral_backend.store import Store
-from coral_backend.types import Floats, Round
+from coral_backend.store import Store, option_versions
+from coral_backend.types import Floats, Round, RoundStatus
 
 __all__ = ["begin_round", "change_round", "check"]
 
@@ -40,15 +40,32 @@ def begin_round(
         As ``check``.
     """
     own = settings_for(settings, store.project(project_id)).with_options(options or {})
-    check(own)
+    check(own.model_copy(update={"batch": own.batch and not retrain}))  # a retraining asks live
     return store.create_round(project_id, own.public(), retrain=retrain)
 
 
 def change_round(store: Store, settings: Settings, current: Round, options: Mapping[str, Any]) -> None:
-    """Give a round that is under way another budget or way of asking; raises as ``check``."""
+    """Give a round that is under way another budget or way of asking; raises as ``check``.
+
+    One that is paused also takes what the project was given of these since it began: else nobody could raise its budget there.
+    """
+    if current.status is RoundStatus.PAUSED:
+        options = {**_saved_since(store, settings, current), **options}
     if options:
         check(settings_of(settings, store.project(current.project_id), current).with_options(options))
         store.set_round_options(current.id, **options)
+
+
+def _saved_since(store: Store, settings: Settings, current: Round) -> dict[str, Any]:
+    """Return the project's ``budget`` and ``batch``, as far as somebody has changed them since the round began."""
+    versions = option_versions.history(store, current.project_id)
+    if not versions:
+        return {}
+    then = next((v for v in versions if v.created_at <= current.created_at), versions[-1])
+    since = [version.options for version in versions if version.number > then.number]
+    now = settings_for(settings, store.project(current.project_id))
+    changed = {n for n in ("budget", "batch") for options in since if options.get(n) != then.options.get(n)}
+    return {name: getattr(now, name) for name in changed}
 
 
 def check(own: Settings) -> None:

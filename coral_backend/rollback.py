@@ -41,7 +41,7 @@ class Rollback:
     pushed : int
         Predictions that had been removed from Label Studio, and were pushed again.
     new_tasks : int
-        Tasks that came after the round.
+        Tasks that came after the round, or whose text was edited since.
     model_kept : bool
         Whether its SLM is still there; if not, new tasks wait for the next round.
     """
@@ -81,15 +81,15 @@ def roll_back(
         if verdicts:
             client.select_version(project_id, version)
         before = store.round(project.active_round).name if project.active_round is not None else "none"
-        store.roll_back(project_id, target.id, lease)
-        project = store.project(project_id)
         review.show(store, client, project, version, verdicts)
-    own = settings_for(settings, project)
-    model_kept = corpus_arrays.load_arrays(corpus_arrays.round_folder(own, target)) is not None
-    judged = {verdict.task_id for verdict in verdicts}
-    new = [sample for sample in store.samples(project_id) if sample.task_id not in judged and sample.problem is None]
-    if model_kept:
-        store.put_samples(project_id, new, wanted=True)
+        own = settings_for(settings, project)
+        model_kept = corpus_arrays.load_arrays(corpus_arrays.round_folder(own, target)) is not None
+        judged = {verdict.task_id: verdict.content_hash for verdict in verdicts}  # None: of an older CORAL
+        readable = (sample for sample in store.samples(project_id) if sample.problem is None)
+        new = [s for s in readable if judged.get(s.task_id, "") not in (None, s.content_hash)]
+        if model_kept:
+            store.put_samples(project_id, new, wanted=True)
+        store.roll_back(project_id, target.id, lease)  # last: until then it can be repeated
     logger.info("project %d: back from round %s to %s (%s)", project_id, before, target.name, version)
     return Rollback(target.name, before, version, pushed.created, len(new), model_kept)
 

@@ -32,6 +32,7 @@ from coral_backend.exceptions import (
     EndpointError,
     InputError,
     LeaseLostError,
+    ModelFileError,
     RoundStopped,
     TrainingError,
     UnavailableError,
@@ -631,12 +632,16 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
     verified = Verified.read(store, settings, project)
     if verified is None:
         return None
-    folder = model_folder(settings, store.round(project.active_round))
+    folder, width = model_folder(settings, store.round(project.active_round)), verified.features.shape[1]
 
     def features_of(texts: Sequence[str]) -> Floats:
         from coral_backend.slm.engine import Model  # torch, only where it is needed
 
-        return Model.load(folder).predict(texts)[1]
+        try:
+            return Model.load(folder).predict(texts)[1]
+        except ModelFileError as error:  # the round trains a new one; without this it would never get there
+            logger.warning("project %d: new texts are shown any examples, not the nearest: %s", project.id, error)
+            return np.zeros((len(texts), width), dtype=np.float32)
 
     return Neighbours(verified, features_of)
 

@@ -15,7 +15,7 @@ import pytest
 
 from coral_backend import catch_up, rounds
 from coral_backend.annotate import make_strategy, make_team
-from coral_backend.exceptions import EndpointError, SettingsError
+from coral_backend.exceptions import EndpointError, ModelFileError, SettingsError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
@@ -332,6 +332,23 @@ def test_retrieval_shows_each_text_its_own_neighbours(world: Callable[..., World
         assert {demo["label"] for demo in demos} == {"good", "bad"}, "class-balanced"
         assert text not in {demo["content"] for demo in demos}
     assert len({json.dumps(demos) for demos in asked.values()}) > 1, "not the same for all"
+
+
+def test_a_model_that_cannot_be_read_does_not_keep_retrieval_from_the_next_round(
+    world: Callable[..., World], server: ScriptedOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_an_older_format(_: object) -> None:
+        raise ModelFileError("model.json is no model of ours (KeyError: 'names'). Train again.")
+
+    monkeypatch.setattr("coral_backend.slm.engine.Model.load", of_an_older_format)
+    server.answer = lambda call: label(truth(call.text))
+    here = world(n=24, llm_models="only", demonstration="retrieval", n_demos=2)
+    here.run()
+    server.history.clear()
+    here.studio.tasks[99] = {"text": "a good late film"}
+    assert here.run().status is RoundStatus.DONE
+    [late] = [call for call in server.history if call.text == "a good late film"]
+    assert {demo["label"] for demo in shown(late)} == {"good", "bad"}
 
 
 def long_config(n: int) -> str:

@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 
 from coral_backend import batches, cli, jobs, ticker
 from coral_backend.exceptions import BudgetError, EndpointError, SettingsError, UnavailableError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
-from coral_backend.llm.batch import BatchAPI
+from coral_backend.llm.batch import BatchAPI, Line
 from coral_backend.rounds import RoundRunner, refresh_project, waits_until
 from coral_backend.settings import Settings
 from coral_backend.status import status_of
@@ -191,6 +192,35 @@ def test_a_batch_that_fails_as_a_whole_pauses_with_the_endpoints_reason(world: W
     assert world.store.ledger.batches(waiting.id)[0].open is False
 
 
+def test_a_reason_that_quotes_the_api_key_is_kept_without_it(world: World) -> None:
+    key = "secret-key-of-nobody-0123456789"
+    world.settings = world.settings.model_copy(update={"openai_api_key": SecretStr(key)})
+    waiting = world.handed_in()
+    world.server.finish(status="failed", error=("invalid_key", f"Who is {key}?"))
+    with pytest.raises(EndpointError, match=r"Who is \[key\]\?"):
+        world.runner.advance(waiting.id)
+    [batch] = world.store.ledger.batches(waiting.id)
+    assert key not in f"{batch.error} {world.store.round(waiting.id).error}"
+
+
+@pytest.mark.parametrize("wrong", ["a" * 64, "b" * 300, "c"])
+def test_a_reply_to_what_was_not_asked_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    waiting = world.handed_in()
+    real = BatchAPI.lines
+
+    def more(api: BatchAPI, file_id: str) -> Iterator[Line]:
+        for line in real(api, file_id):
+            yield line
+            yield replace(line, custom_id=wrong)
+
+    monkeypatch.setattr(BatchAPI, "lines", more)
+    world.server.finish()
+    done = world.runner.run(waiting.id)
+    assert (done.status, world.labels()) == (RoundStatus.DONE, RIGHT)
+    assert world.store.replies.find([wrong]) == {}
+    assert sum(one.requests for one in world.store.ledger.spending(1)[done.id]) == len(TEXTS)
+
+
 def test_killed_after_the_batch_was_created_it_is_found_again_by_our_key(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +303,17 @@ def test_a_cancelled_round_cancels_its_batch_and_keeps_what_it_did(
     world.runner.run(world.begin(batch=False).id)
     assert len(world.server.live) == len(TEXTS) - 4, "the next round does not pay again for what the cancelled one had"
     assert world.store.ledger.rounds_with_open_batches(1) == {}
+
+
+def test_its_batches_are_cancelled_although_the_project_asks_another_annotator_by_now(world: World) -> None:
+    waiting = world.handed_in()
+    world.store.set_round_status(waiting.id, RoundStatus.CANCELLED, "Cancelled by hand.")
+    world.store.save_project(replace(world.store.project(1), options={"annotator": "embedded"}))
+    world.settings = world.settings.model_copy(update={"llm_model": "another"})
+    assert jobs.settle_round(world.store, world.settings, waiting.id) == 1
+    assert world.server.batches[0]["status"] == "cancelling"
+    world.server.finish(share=0.5)
+    assert jobs.settle_round(world.store, world.settings, waiting.id) == 0
 
 
 def test_an_endpoint_without_a_batch_api_is_refused_before_the_round_begins(world: World) -> None:

@@ -18,6 +18,7 @@ from coral_backend.exceptions import BudgetError, NotFoundError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
 from coral_backend.metrics import Metrics
+from coral_backend.rollback import roll_back
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.status import status_of
@@ -352,3 +353,29 @@ def test_from_python(world: World) -> None:
             library.run_round(budget=0.08)
         done = library.run_round(budget=5.0)
         assert library.round(done.number).cost == pytest.approx(world.cost(done.id))
+
+
+def test_nobody_asks_beside_a_round_whose_budget_is_spent(world: World) -> None:
+    with pytest.raises(BudgetError):
+        world.run(budget=0.02)
+    paused = world.store.active_round(1)
+    assert paused is not None
+    undecided = [s for s in world.store.samples(1) if s.task_id not in world.store.llm_labels(1)]
+    assert undecided, "else the budget did for all"
+    world.store.put_samples(1, undecided, wanted=True)  # somebody opens the tasks in Label Studio
+    asked, cost = len(world.server.history), world.cost(paused.id)
+    assert catch_up.catch_up(world.store, world.settings, lambda: world.client, 1) == 0
+    assert len(world.server.history) == asked
+    change_round(world.store, world.settings, world.store.round(paused.id), {"budget": 10.0})
+    world.store.set_round_status(paused.id, RoundStatus.PENDING)
+    assert world.go_on(paused).status is RoundStatus.DONE
+    assert world.cost(paused.id) > cost
+    assert world.store.wanted(1) == []
+
+
+def test_after_a_rollback_the_estimate_is_of_the_round_that_would_begin(world: World) -> None:
+    world.run()
+    world.run()
+    roll_back(world.store, world.settings, lambda: world.client, 1, "1")
+    assert estimate(world.store, world.settings, 1, lambda: world.client, retrain=True).round == "1.1"
+    assert world.run(retrain=True).name == "1.1"

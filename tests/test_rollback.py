@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from coral_backend import corpus_arrays, effects
+from coral_backend import corpus_arrays, effects, export, jobs
+from coral_backend.dashboard.progress import live
 from coral_backend.exceptions import ConflictError, InputError, LabelStudioError, NotFoundError
 from coral_backend.labelstudio.predictions import other_version
 from coral_backend.rollback import Rollback, roll_back
 from coral_backend.rounds import round_lease
+from coral_backend.settings import Settings
 from coral_backend.status import status_of
+from coral_backend.store import browse, figures
 from coral_backend.store.review import rollback_lease
 from coral_backend.types import Answer, Lease, RoundStatus, Source
 from tests.stand_ins import CONFIG, annotation
@@ -132,6 +135,74 @@ def test_label_studio_away_leaves_the_round_that_serves(world: World) -> None:
     assert world.store.project(1).active_round == serving
     world.studio.down = False
     assert go_back(world, "1").round == "1"
+
+
+def test_pages_and_exports_leave_out_what_was_set_aside(world: World) -> None:
+    world.run()
+    world.studio.tasks[99] = {"text": "good late film"}
+    world.run()
+    second = world.store.llm_history(1, [99])
+    assert list(second[99]) == [2]
+    go_back(world, "1")
+    assert 99 not in world.store.llm_labels(1)
+    active = world.store.project(1).active_round
+    assert browse.one(world.store, 1, active, 99).llm_label is None
+    counts, line = figures.counts(world.store, 1, active), status_of(world.store, 1)
+    assert (counts.annotated, counts.abstained) == (line.annotated, line.abstained)
+    [row] = [row for row in export.rows(world.store, 1) if row["task_id"] == 99]
+    assert (row["llm_label"], row["llm_label_r2"], row["prompt_version"]) == (None, "good", None)
+
+
+def test_the_newest_round_is_the_last_that_began(world: World) -> None:
+    world.run()
+    world.run()
+    go_back(world, "1")
+    begun = world.begin(retrain=True)
+    seen = live(world.store, 1)
+    assert (seen["round"], seen["active"]) == ("1.1", True), "else its buttons are missing"
+    world.runner.run(begun.id)
+    assert effects.round_named(world.store, 1).name == "1.1"
+
+
+@pytest.mark.parametrize("part", ["coral_backend.rollback.review.show", "coral_backend.store.Store.roll_back"])
+def test_a_rollback_that_was_cut_off_can_be_repeated(world: World, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    retrained(world)
+    serving = world.store.project(1).active_round
+    world.studio.tasks[99] = {"text": "good late film"}
+
+    def cut(*_: object, **__: object) -> None:
+        raise LabelStudioError("Label Studio does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(part, cut)
+        with pytest.raises(LabelStudioError):
+            go_back(world, "1")
+    assert world.store.project(1).active_round == serving
+    first = effects.round_named(world.store, 1, "1")
+    assert go_back(world, "1").version == first.model_version
+    tokens = [view["data"]["filters"]["items"][0]["value"] for view in world.studio.view_rows.values()]
+    assert all(str(first.model_version) in token for token in tokens)
+
+
+def test_a_task_that_was_edited_since_is_wanted_again(world: World) -> None:
+    world.run()
+    world.studio.tasks[3] = {"text": "now it is bad"}
+    world.run(retrain=True)
+    done = go_back(world, "1")
+    assert (done.new_tasks, world.store.wanted(1)) == (1, [3])
+
+
+def test_the_tabs_are_not_put_right_for_the_old_version_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrained(world)
+    monkeypatch.setattr(Settings, "load", lambda: world.settings)
+    monkeypatch.setattr(jobs, "client_for", lambda _: world.client)
+    lease = world.store.take_lease(rollback_lease(1))
+    assert isinstance(lease, Lease)
+    assert jobs.tidy(1) == []
+    world.store.drop_lease(lease)
+    assert len(jobs.tidy(1)) > 0
 
 
 def test_what_cannot_serve_is_told(world: World) -> None:

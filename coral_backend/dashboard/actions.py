@@ -22,6 +22,8 @@ def act(settings: Settings, store: Store, project_id: int, action: str) -> bool:
         If there is no such button.
     ConflictError
         If the round is not in a state for it: somebody else was quicker.
+    EndpointError, SettingsError
+        If the round could not keep its budget, or cannot ask in batches; see ``launch.check``.
     """
     do = ACTIONS.get(action)
     if do is None:
@@ -64,18 +66,22 @@ def _retrain(settings: Settings, store: Store, project_id: int) -> Round:
 
 
 def _create(settings: Settings, store: Store, project_id: int, *, retrain: bool) -> Round:
-    own = settings.with_options(store.project(project_id).options)
-    return store.create_round(project_id, own.public(), retrain=retrain)
+    from coral_backend.launch import begin_round  # as in _woken
+
+    return begin_round(store, settings, project_id, retrain=retrain)
 
 
 def _pause(_: Settings, store: Store, project_id: int) -> None:
     store.set_round_status(_active(store, project_id, "pause").id, RoundStatus.PAUSED, "Paused from the dashboard.")
 
 
-def _resume(_: Settings, store: Store, project_id: int) -> Round:
+def _resume(settings: Settings, store: Store, project_id: int) -> Round:
+    from coral_backend.launch import change_round  # as in _woken
+
     active = _active(store, project_id, "resume")
     if active.status is not RoundStatus.PAUSED:
         raise ConflictError(f"Round {active.name} is {active.status} already; there is nothing to resume.")
+    change_round(store, settings, active, {})
     return store.set_round_status(active.id, RoundStatus.PENDING)
 
 

@@ -26,7 +26,7 @@ def live(store: Store, project_id: int, *, now: float | None = None) -> dict[str
     rounds = store.rounds(project_id)
     if not rounds:
         return {"round": None, "active": False, "mark": "none"}
-    newest = rounds[0]
+    newest = max(rounds, key=lambda one: one.id)  # after a rollback another than that with the highest number
     active = newest.status in (RoundStatus.PENDING, RoundStatus.RUNNING, RoundStatus.PAUSED)
     age = (time.time() if now is None else now) - newest.updated_at
     waiting = newest.status in (RoundStatus.PENDING, RoundStatus.RUNNING) and age > SILENT_SECONDS

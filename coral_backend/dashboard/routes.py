@@ -21,7 +21,7 @@ from coral_backend.dashboard.progress import live, stages
 from coral_backend.dashboard.query import NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
-from coral_backend.exceptions import ConflictError, CoralError, InputError
+from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
 from coral_backend.settings import Settings
 from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Sample
@@ -110,7 +110,7 @@ def press(project_id: int) -> AnyResponse | tuple[str, int]:
     action = request.form.get("action", "")
     try:
         woken = actions.act(settings, store, project_id, action)
-    except ConflictError as error:
+    except (ConflictError, EndpointError, SettingsError) as error:
         return _too_late(project_id, error)
     said = action if woken else "later"
     return redirect(url_for("dashboard.overview", project_id=project_id, said=said), 303)
@@ -129,7 +129,7 @@ def roll_back(project_id: int, name: str) -> AnyResponse | tuple[str, int]:
     return redirect(url_for("dashboard.overview", project_id=project_id, said=said), 303)
 
 
-def _too_late(project_id: int, error: ConflictError) -> tuple[str, int]:
+def _too_late(project_id: int, error: CoralError) -> tuple[str, int]:
     said = str(error).replace("cancel it: coral round --cancel.", "pause or cancel it below.")
     return _overview(project_id, said.replace(" See: coral status.", "")), 409
 
@@ -329,7 +329,7 @@ def save_configuration(project_id: int) -> AnyResponse | tuple[str, int] | str:
         form.options,
         who=who,
         note=form.values.get("note", "")[:500],
-        seen=int(seen) if seen.isdigit() else None,
+        seen=int(seen) if seen.isdecimal() and len(seen) < 10 else None,
     )
     return redirect(url_for("dashboard.configure", project_id=project_id, saved=saved.number), 303)
 

@@ -88,6 +88,7 @@ def _page(store: Store, project: Project, numbers: Sequence[int], page: Sequence
     ids = [sample.task_id for sample in page]
     human, answers = store.human_labels(project.id, ids), store.llm_labels(project.id, task_ids=ids)
     history = store.llm_history(project.id, ids)
+    aside = {one.number for one in store.rounds(project.id) if one.set_aside}
     judged = store.verdicts(project.id, project.active_round, ids) if project.active_round is not None else []
     verdicts = {verdict.task_id: verdict for verdict in judged}
     for sample in page:
@@ -104,7 +105,7 @@ def _page(store: Store, project: Project, numbers: Sequence[int], page: Sequence
             answer=answers.get(task_id),
             human=human.get(task_id),
             asked=asked,
-            prompt_version=given[max(given)][1] if given else None,
+            prompt_version=given[max(counted)][1] if (counted := given.keys() - aside) else None,
         )
 
 

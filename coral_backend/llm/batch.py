@@ -17,7 +17,7 @@ import openai
 
 from coral_backend.exceptions import EndpointError, UnavailableError
 from coral_backend.llm.client import Endpoint
-from coral_backend.llm.parse import ReplyError, plain, read_reply
+from coral_backend.llm.parse import ReplyError, read_reply
 from coral_backend.llm.prompt import clean
 from coral_backend.llm.replies import LONGEST_BODY
 from coral_backend.llm.retry import SHORTEST_SECRET, Verdict, advice, judge, scrub
@@ -129,7 +129,7 @@ class BatchAPI:
                 completion_window="24h", endpoint=URL, input_file_id=file_id, metadata={KEY: key}
             )
         self._id(made, "creating a batch")
-        return _remote(made)
+        return _remote(made, self._key)
 
     def find(self, key: str, file_id: str | None) -> Remote | None:
         """Return the batch that was created with `key` or from the file, among the newest; None if there is none."""
@@ -150,7 +150,7 @@ class BatchAPI:
         with self._asking(f"asking for batch {batch_id}", known=True):
             found = self._api.batches.retrieve(batch_id)
         self._id(found, f"asking for batch {batch_id}")
-        return _remote(found)
+        return _remote(found, self._key)
 
     def cancel(self, batch_id: str) -> None:
         """Cancel a batch; what was done is still read. One that has ended meanwhile is no error."""
@@ -222,10 +222,10 @@ class BatchAPI:
         )
 
 
-def _remote(batch: Any) -> Remote:
+def _remote(batch: Any, key: str) -> Remote:
     counts = batch.request_counts
     errors = [e for e in (batch.errors.data or [] if batch.errors else []) if e is not None]
-    said = "; ".join(plain(f"{e.code or ''} {e.message or ''}")[:200] for e in errors[:3]) or None
+    said = "; ".join(scrub(f"{e.code or ''} {e.message or ''}", key)[:200] for e in errors[:3]) or None
     return Remote(
         id=str(batch.id),
         status=str(batch.status),

@@ -16,7 +16,20 @@ from coral_backend.exceptions import NotFoundError
 from coral_backend.store import tables as t
 from coral_backend.store.store import Store
 
-__all__ = ["EXCERPT", "FLAGS", "SORTS", "Columns", "Filters", "Line", "Page", "by_a_person", "one", "page", "people"]
+__all__ = [
+    "EXCERPT",
+    "FLAGS",
+    "SORTS",
+    "Columns",
+    "Filters",
+    "Line",
+    "Page",
+    "by_a_person",
+    "one",
+    "page",
+    "people",
+    "set_aside",
+]
 
 EXCERPT: Final = 280
 """Characters of a text that a line of the table shows."""
@@ -116,10 +129,17 @@ def by_a_person(project_id: Any, task_id: Any) -> ColumnElement[bool]:
     return and_(people.c.project_id == project_id, people.c.annotation_id == first)
 
 
-def _newest_answer() -> Any:
+def set_aside(project_id: int) -> Any:
+    """Return the numbers of the rounds that a rollback set aside: what an LLM said in them does not count."""
+    r = t.rounds.c
+    return select(r.number).where(r.project_id == project_id, r.set_aside.is_(True))
+
+
+def _newest_answer(project_id: int) -> Any:
     """Return the annotator's newest label of the sample in the outer query."""
     c, s = t.llm_labels.c, t.samples.c
     same = and_(c.project_id == s.project_id, c.task_id == s.task_id, c.content_hash == s.content_hash)
+    same = and_(same, c.round_number.not_in(set_aside(project_id)))
     query = select(c.label).where(same).order_by(c.round_number.desc()).limit(1)
     return query.correlate(t.samples).scalar_subquery()
 
@@ -142,7 +162,7 @@ class Columns:
         self.judged = t.samples.join(t.verdicts, about)
         self.source = t.samples.outerjoin(t.verdicts, about).outerjoin(people, by_a_person(s.project_id, s.task_id))
         self.here = and_(s.project_id == project_id, s.retired.is_(False))
-        self.llm = case((v.task_id.is_not(None), v.llm_label), else_=_newest_answer())
+        self.llm = case((v.task_id.is_not(None), v.llm_label), else_=_newest_answer(project_id))
         self.human = people.c.label
         # As the export has it: a label that its person took back since the round falls to the machine's.
         self.machine = case((v.source == "human", func.coalesce(v.slm_label, v.llm_label)), else_=v.label)

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection, and_, case, func, select
 
 from coral_backend.store import tables as t
-from coral_backend.store.browse import FLAGS, Columns, by_a_person, people
+from coral_backend.store.browse import FLAGS, Columns, by_a_person, people, set_aside
 from coral_backend.store.store import Store
 from coral_backend.types import Floats, Ints
 
@@ -70,11 +70,9 @@ def counts(store: Store, project_id: int, round_id: int | None) -> Counts:
     s, v, a = t.samples.c, t.verdicts.c, t.llm_labels.c
     here = and_(s.project_id == project_id, s.retired.is_(False))
     sums = [func.count(), func.count(s.problem), func.sum(case((s.wanted.is_(True), 1), else_=0))]
-    newest = select(func.max(a.round_number)).where(a.project_id == s.project_id, a.task_id == s.task_id)
-    fits = and_(
-        a.project_id == s.project_id, a.task_id == s.task_id, a.content_hash == s.content_hash,
-        a.round_number == newest.correlate(t.samples).scalar_subquery(),
-    )  # fmt: skip
+    same = and_(a.project_id == s.project_id, a.task_id == s.task_id, a.content_hash == s.content_hash)
+    newest = select(func.max(a.round_number)).where(same, a.round_number.not_in(set_aside(project_id)))
+    fits = and_(same, a.round_number == newest.correlate(t.samples).scalar_subquery())
     flags = select(v.flag, func.count()).select_from(
         t.verdicts.join(t.samples, and_(s.project_id == v.project_id, s.task_id == v.task_id))
     )

@@ -19,8 +19,9 @@ from werkzeug.test import TestResponse
 from benchmarks.dashboard import HOSTILE, fill
 from coral_backend.app import create_app
 from coral_backend.dashboard import safety
+from coral_backend.launch import begin_round
 from coral_backend.settings import Settings
-from coral_backend.store import Store, figures
+from coral_backend.store import Store, figures, option_versions
 from coral_backend.types import HumanLabel, RoundStatus, Sample
 from tests.web_parts import basic, settings_in
 
@@ -171,6 +172,50 @@ def test_a_button_that_came_too_late_says_so(client: FlaskClient, action: str) -
     answer = press(client, action)
     assert answer.status_code == 409
     assert "No round is under way" in answer.text
+
+
+def priced(settings: Settings, **more: object) -> Settings:
+    """Return settings with an endpoint that nobody listens at, and whose price nobody knows."""
+    given = {"annotator": "openai", "openai_base_url": "http://127.0.0.1:9/v1", "llm_model": "unheard-of", **more}
+    return settings.model_copy(update=given)
+
+
+@pytest.mark.parametrize("action", ["next", "retrain"])
+def test_a_budget_that_cannot_be_kept_is_refused_by_the_button(settings: Settings, store: Store, action: str) -> None:
+    answer = press(create_app(priced(settings, budget=1.0), store).test_client(), action)
+    assert answer.status_code == 409
+    assert "price of &#39;unheard-of&#39;" in answer.text
+    assert store.active_round(1) is None
+
+
+def test_a_retraining_is_not_refused_for_want_of_a_batch_api(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coral_backend.dashboard.actions._woken", lambda _settings, _round: True)
+    client = create_app(priced(settings, batch=True), store).test_client()
+    assert press(client, "next").status_code == 503, "nobody listens"
+    assert press(client, "retrain").status_code == 303
+
+
+def test_a_budget_raised_in_the_form_is_the_resumed_rounds(
+    client: FlaskClient, settings: Settings, store: Store
+) -> None:
+    begun = begin_round(store, settings, 1, {"budget": 1.0, "batch": False})
+    for budget, expected in (("", 1.0), ("7", 7.0), ("7", 7.0), ("", None)):
+        store.set_round_status(begun.id, RoundStatus.PAUSED, "The budget is spent.")
+        project = store.project(1)
+        options = {k: v for k, v in project.options.items() if k != "budget"} | ({"budget": 7.0} if budget else {})
+        option_versions.put(store, 1, options, who="Ada")
+        assert press(client, "resume").status_code == 303
+        assert store.round(begun.id).settings["budget"] == expected
+
+
+@pytest.mark.parametrize("seen", ["\u00b2", "9" * 5000, "-1"])
+def test_a_version_that_is_no_number_is_no_fault_of_ours(client: FlaskClient, seen: str) -> None:
+    answer = client.post(
+        f"{PROJECT}/configuration", data={"form_token": token(client), "who": "Ada", "seen": seen}, headers=basic()
+    )
+    assert answer.status_code in (303, 409), answer.status_code
 
 
 def test_an_unknown_button_is_refused(client: FlaskClient) -> None:
