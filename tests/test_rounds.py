@@ -9,7 +9,14 @@ from typing import cast
 import pytest
 
 from coral_backend import annotate, catch_up, corpus_arrays, rounds
-from coral_backend.exceptions import EndpointError, InputError, LabelStudioError, ModelFileError, TrainingError
+from coral_backend.exceptions import (
+    ConflictError,
+    EndpointError,
+    InputError,
+    LabelStudioError,
+    ModelFileError,
+    TrainingError,
+)
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
 from coral_backend.rounds import RoundRunner, refresh_project
@@ -380,3 +387,22 @@ def test_old_folders_go_and_the_serving_one_stays(world: World) -> None:
     assert corpus_arrays.remove_old_folders(world.settings, world.store, 1) == 2
     left = {path.name for path in (world.settings.model_dir / "projects" / "1").iterdir()}
     assert left == {f"round-{current.id}" for current in kept[2:]}
+
+
+@pytest.mark.parametrize("status", [RoundStatus.CANCELLED, RoundStatus.PENDING, RoundStatus.PAUSED])
+def test_who_is_a_moment_late_does_not_undo_the_end_of_a_round(
+    world: World, monkeypatch: pytest.MonkeyPatch, status: RoundStatus
+) -> None:
+    begun = world.begin()
+    real = Store.round
+
+    def then_it_ends(store: Store, round_id: int) -> Round:
+        seen = real(store, round_id)
+        monkeypatch.setattr(Store, "round", real)
+        world.runner.run(round_id)
+        return seen
+
+    monkeypatch.setattr(Store, "round", then_it_ends)
+    with pytest.raises(ConflictError, match="is done; only an active round"):
+        world.store.set_round_status(begun.id, status)
+    assert world.store.round(begun.id).status is RoundStatus.DONE

@@ -518,14 +518,19 @@ class Store(ReviewVerbs):
         LeaseLostError
             If `lease` is no longer the newest.
         """
-        current = self.round(round_id)
-        if current.status not in ACTIVE:
-            raise ConflictError(f"Round {current.name} is {current.status}; only an active round can become {status}.")
         changes: dict[str, Any] = {"status": status, "error": _clean(error)}
-        if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-            changes["progress"] = {k: v for k, v in current.progress.items() if k not in {"setbacks", "waits_until"}}
+        self.round(round_id)  # raises if there is none
         with self._write() as connection:
             self._guard(connection, lease)
+            query = select(t.rounds).where(t.rounds.c.id == round_id).with_for_update()
+            current = _round(connection.execute(query).one())  # its worker may finish it at this moment
+            if current.status not in ACTIVE:
+                raise ConflictError(
+                    f"Round {current.name} is {current.status}; only an active round can become {status}."
+                )
+            if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
+                forgiven = {"setbacks", "waits_until"}
+                changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
 
