@@ -243,6 +243,15 @@ class Settings(BaseModel):
     )
     log_level: str = Field(default="INFO", alias="CORAL_LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR.")
 
+    @field_validator("recorded_key")
+    @classmethod
+    def _not_a_column_of_ours(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("coral_"):
+            raise ValueError(
+                "keys that begin with coral_ are CORAL's own columns; copy the labels to a key of another name"
+            )
+        return value
+
     @field_validator("label_definitions")
     @classmethod
     def _are_texts(cls, value: str | None) -> str | None:

@@ -142,3 +142,8 @@ def test_every_field_has_a_name_in_the_environment_and_a_description() -> None:
         assert field.alias.isupper()
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+def test_our_own_columns_are_no_recorded_labels() -> None:
+    with pytest.raises(SettingsError, match="CORAL's own columns"):
+        Settings.load({"CORAL_RECORDED_KEY": "coral_llm"})
