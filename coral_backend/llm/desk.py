@@ -32,6 +32,8 @@ class Entry:
         All that share the answer; the cost belongs to the first.
     prompt_tokens, completion_tokens : int
         What all replies that were added took, also those that were taken out again.
+    given : int
+        How many of `samples`, which can grow, have their answer.
     """
 
     replies: list[Reply] = field(default_factory=list)
@@ -39,6 +41,7 @@ class Entry:
     answer: Answer | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    given: int = 0
 
     def add(self, reply: Reply, *, keep: bool) -> None:
         """Count what a reply took, and put it down to be kept."""
@@ -99,6 +102,12 @@ class Desk:
         self.check()
         self._look_for_cuts(entry.answer for entry in entries if entry.answer is not None)
 
+    def hand_over_late(self, entry: Entry) -> None:
+        """Give the answer also to the samples that joined after it was committed, while its slot was not yet awake."""
+        late = entry.samples[entry.given :]
+        if late and entry.answer is not None:
+            self.hand_over([Entry([], late, free(entry.answer))])
+
     def failed(self, samples: list[Sample], failure: ItemFailedError) -> None:
         """Hold a failed item back until it is known whether the endpoint lives: if not, it counts as never asked.
 
@@ -153,6 +162,7 @@ class Desk:
         for sample in entry.samples:
             self._on_answer(sample, answer)
             answer = free(answer)
+        entry.given = len(entry.samples)
 
     def _look_for_cuts(self, answers: Iterable[Answer]) -> None:
         for answer in answers:

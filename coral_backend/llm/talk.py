@@ -36,6 +36,7 @@ class Talk:
             self._desk.failed(item.samples, failure)
         else:
             await self._desk.hand_in(entry)
+            self._desk.hand_over_late(entry)  # nothing is awaited from here on, so nobody joins any more
             stream.done(item)
 
     def read(self, question: Question, completion: Completion) -> Answer:

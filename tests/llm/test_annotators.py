@@ -164,3 +164,12 @@ def test_embedded_does_well_on_the_shipped_corpus() -> None:
     )
     right = sum(answers[i].label == row.gold for i, row in enumerate(corpus.rows))
     assert right / len(samples) > 0.5, "seven topics: chance is 0.14, measured 0.62 on all of it"
+
+
+def test_equal_texts_are_all_answered_whenever_they_join() -> None:
+    """A text can be read while the answer to its twin is being committed; it must get that answer too."""
+    with ScriptedOpenAI() as server:
+        for different in range(5, 15):
+            who = OpenAIAnnotator(Endpoint(server.base_url, "none", "scripted", concurrency=8))
+            answers = run(who, [Sample(i, f"the parcel {i % different} is late") for i in range(400)])
+            assert len(answers) == 400
