@@ -211,7 +211,7 @@ def _start(options: DemoOptions, stack: ExitStack, console: Console, announce: C
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     supervisor = stack.enter_context(Supervisor(folder / "logs"))
     with bars(console) as display:
-        line = display.add_task("Starting", total=4, note="Redis")
+        line = display.add_task("Starting", total=5, note="Redis")
         redis = RedisServer(folder)
         redis.start()
         stack.callback(redis.stop)
