@@ -20,11 +20,11 @@ from benchmarks.baselines import suspicion_of
 from benchmarks.dataset import Dataset, read_dataset
 from benchmarks.figures import Figures, Outcome, figures_of, over_seeds
 from coral_backend.exceptions import InputError
-from coral_backend.slm.corpus import SLMConfig
+from coral_backend.slm.corpus import WIDTH, SLMConfig
 from coral_backend.slm.encoder import Encoder
 from coral_backend.slm.training import Ticker, divide, given_losses
-from coral_backend.slm.views import Learned, Stopwatch, learn, pool
-from coral_backend.types import Floats
+from coral_backend.slm.views import CHEAP_WEIGHT, NETWORKS_WEIGHT, Learned, Stopwatch, learn, pool
+from coral_backend.types import UNLABELED, Floats
 from strategies.distillation.blend import fit_blend
 from strategies.review.verdict import decide
 
@@ -45,9 +45,9 @@ def blended(learned: Learned, networks: Sequence[Floats], names: Sequence[str], 
 
 def unshifted(learned: Learned, data: Dataset) -> Floats:
     """Return the blend of everything without taking back what the LLM says too often."""
-    given, views = data.task.corpus.given, [*learned.trained.views, *learned.cheap.values()]
-    rows = given >= 0
-    prior = [0.4 / len(learned.trained.views)] * len(learned.trained.views) + [0.3] * len(learned.cheap)
+    given, networks, cheap = data.task.corpus.given, learned.trained.views, list(learned.cheap.values())
+    rows, views = given != UNLABELED, [*networks, *cheap]
+    prior = [NETWORKS_WEIGHT / len(networks)] * len(networks) + [CHEAP_WEIGHT] * len(cheap)
     return fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior).log_probs(views)
 
 
@@ -80,9 +80,9 @@ def learn_views(data: Dataset, config: SLMConfig) -> Views:
 def judge(log_probs: Floats, data: Dataset, config: SLMConfig) -> Figures:
     """Decide as a round does, and score it."""
     corpus = data.task.corpus
-    encoder_width = 1  # only the splitter's settings are read off the plan
     losses = given_losses(log_probs, corpus.llm_labels)
-    p_clean, _ = divide(losses, np.zeros(len(losses), dtype=bool), config.plan(corpus.n_labelled, encoder_width))
+    plan = config.plan(corpus.n_labelled, WIDTH)  # the splitter's settings, which no encoder changes
+    p_clean, _ = divide(losses, np.zeros(len(losses), dtype=bool), plan)
     found = decide(corpus.llm_labels, np.exp(log_probs), p_clean, corpus.human_labels, data.task.llm_confidence)
     order, suspicion = np.argsort(found.rank, kind="stable"), suspicion_of(found, corpus.llm_labels)
     outcome = Outcome(found.label, found.score, order, suspicion, found.slm_label)
