@@ -9,6 +9,8 @@ that a wrong answer l is likely in proportion to p[l]::
 so that the odds of k against l are ``noise / (1 - noise) * p[k] / (1 - p[k])``, the last factor tempered. How often the LLM errs is not
 known without people; a share of what the SLM doubts is laid at its door. What people corrected corrects that guess.
 
+Where the LLM abstained p itself is the posterior, flattened (``ABSTAINED_TEMPER``).
+
 Do no harm: an SLM that knows little doubts everything a little and overrules nothing, because the LLM's label stays unless the mixture
 calls it noisy *and* another label, one that the SLM has seen often enough, is several times as probable.
 """
