@@ -146,7 +146,7 @@ class Prompt:
         allowed = labels if candidates else space.labels
         definitions = {label: space.definitions.get(label) or strategy.definition(label) for label in labels}
         definitions = {label: _one_line(text) for label, text in definitions.items() if text}
-        kept = tuple(Demo(clean(d.text, MAX_DEMO_CHARS), d.label) for d in demos if d.label in labels)
+        kept = tuple(Demo(clean(strategy.shown(d.text), MAX_DEMO_CHARS), d.label) for d in demos if d.label in labels)
         codes = _codes(labels, allowed) if coded else {}
         words = _words(labels, definitions)
         system = _tidy(strategy.task_description.format_map(words)) + "\n\n" + _DATA_RULE
@@ -161,6 +161,7 @@ class Prompt:
         decisive = [RULES_VERSION, system, before, after, labels, allowed, sorted(definitions.items()), max_chars]
         decisive += [frame, context, answer_tokens, sorted(codes.items())]
         decisive += [_anchors(strategy, labels), [[d.text, d.label] for d in kept]]
+        decisive += [[name, column.about] for name, column in strategy.columns.items()]
         version = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         return cls(
             strategy, labels, allowed, codes, verbalised, definitions, kept, max_chars, context, answer_tokens, version,
@@ -168,8 +169,8 @@ class Prompt:
         )  # fmt: skip
 
     def clean(self, text: str) -> str:
-        """Return `text` as it is sent: cut, and without characters that break JSON, a database or a mark."""
-        return clean(text, self.max_chars)
+        """Return `text` as it is sent: rows told column by column, cut, without characters that break JSON, a database or a mark."""
+        return clean(self.strategy.shown(text), self.max_chars)
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """Return the chat messages that ask for the label of `text`; what is the same for all texts comes first."""
