@@ -32,7 +32,7 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     space, name = project.label_space, settings.task_strategy
     try:
         if name == "auto":
-            return choose(space.tag, space.labels, slm=family_of(space), folder=settings.strategies)
+            return choose(space.tag, space.labels, kind=space.kind, slm=family_of(space), folder=settings.strategies)
         found = load(name, settings.strategies)
     except TaskStrategyError as error:
         raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
@@ -47,6 +47,11 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
         raise SettingsError(
             f"CORAL_TASK is {name!r}, whose small model is {found.slm!r}; project {project.id} shows {what}, which needs slm: "
             f"{family_of(space)}. Choose another (coral strategies), or 'auto'."
+        )
+    if space.kind != found.kind:
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, whose kind is {found.kind!r}; <{space.tag} name={space.from_name!r}> of project "
+            f"{project.id} needs one of kind {space.kind!r}. Choose another (coral strategies)."
         )
     return found
 

@@ -7,12 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from strategies.tasks.columns import KINDS, Column, shown
+from strategies.tasks.columns import COLUMN_KINDS, Column, shown
 
-__all__ = ["FAMILIES", "TEMPLATES", "Fault", "TaskStrategy", "TaskStrategyError", "faults"]
+__all__ = ["FAMILIES", "KINDS", "TEMPLATES", "Fault", "TaskStrategy", "TaskStrategyError", "faults"]
 
 FAMILIES = ("text", "tabular")
 """What the small model may be: one that reads texts, or one that reads rows of a table."""
+
+KINDS = ("single", "multiple", "spans")
+"""What is said of a task: one label, any number of labels, or labelled spans of its text."""
+
+CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "slm": ("the small model may be", FAMILIES),
+    "kind": ("what is said of a task may be", KINDS),
+}
+"""Parts that are one word: how a fault begins, and which words there are; the first where a file says nothing."""
 
 LABEL_FIELDS = frozenset({"labels", "count", "choices", "definitions"})
 """Placeholders that come from the label config; allowed in every prompt part."""
@@ -77,6 +86,8 @@ class TaskStrategy:
         Further such sentences, by canonical label.
     columns : mapping of str to Column
         What the columns of a table mean, in the order in which they are told; others are left out. Empty: whatever rows have.
+    kind : str
+        What is said of a task, one of ``KINDS``.
 
     Raises
     ------
@@ -100,6 +111,7 @@ class TaskStrategy:
     hypotheses: tuple[str, ...] = ("{label}",)
     anchors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     columns: Mapping[str, Column] = field(default_factory=dict)
+    kind: str = "single"
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -132,8 +144,7 @@ def faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield what is wrong with the parts of a strategy, each of which is of the right kind; absent ones are not looked at."""
     if "tags" in values and not values["tags"]:
         yield Fault("tags", "'tags' is empty; name at least one control tag, for example Choices.")
-    if (family := values.get("slm", FAMILIES[0])) not in FAMILIES:
-        yield Fault("slm", f"'slm' is {family!r}; the small model may be: {', '.join(FAMILIES)}.")
+    yield from _choice_faults(values)
     yield from _column_faults(values)
     used: set[str] = set()
     for part, (required, optional) in TEMPLATES.items():
@@ -158,9 +169,15 @@ def _column_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     if columns and values.get("slm") == "text":
         yield Fault("columns", "'columns' is for the small model of tables; write slm: tabular.")
     for place, (name, column) in enumerate(columns.items()):
-        if column.kind and column.kind not in KINDS:
-            says = f"the kind of column {name!r} is {column.kind!r}; it may be: {', '.join(KINDS)}."
+        if column.kind and column.kind not in COLUMN_KINDS:
+            says = f"the kind of column {name!r} is {column.kind!r}; it may be: {', '.join(COLUMN_KINDS)}."
             yield Fault("columns", says, place, near="kind")
+
+
+def _choice_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    for part, (says, allowed) in CHOICES.items():
+        if (chosen := values.get(part, allowed[0])) not in allowed:
+            yield Fault(part, f"{part!r} is {chosen!r}; {says}: {', '.join(allowed)}.")
 
 
 def _placeholders(template: str) -> set[str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "Column", "shown"]
+__all__ = ["COLUMN_KINDS", "Column", "shown"]
 
-KINDS = ("numeric", "categorical")
+COLUMN_KINDS = ("numeric", "categorical")
 """What a column may hold: amounts, or names of which none is more than another (codes and postcodes too)."""
 
 
@@ -24,7 +24,7 @@ class Column:
     unit : str
         What its numbers count; may be empty.
     kind : str
-        Of ``KINDS``; empty where the small model shall find out.
+        Of ``COLUMN_KINDS``; empty where the small model shall find out.
     """
 
     description: str = ""
