@@ -18,13 +18,14 @@ from safetensors.numpy import load_file, save_file
 
 from coral_backend import corpus_arrays
 from coral_backend.exceptions import SettingsError
+from coral_backend.labels import SINGLE
 from coral_backend.llm.base import Annotator, Embed, Question, make_annotator
 from coral_backend.llm.replies import Replies
 from coral_backend.llm.spend import Meter
 from coral_backend.questions import Questions
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
-from coral_backend.types import Answer, Floats, Ints, Project, Said, Sample
+from coral_backend.types import Answer, Floats, Ints, LabelSpace, Project, Said, Sample
 from strategies.annotation import (
     ANNOTATION,
     SLM,
@@ -84,21 +85,28 @@ def make_team(
     return [leader, *(make_annotator(other, embed, replies, meter) for other in others)]
 
 
-def make_strategy(settings: Settings, annotators: Sequence[Annotator], labels: Sequence[str]) -> AnnotationStrategy:
+def make_strategy(settings: Settings, annotators: Sequence[Annotator], space: LabelSpace) -> AnnotationStrategy:
     """Return the annotation strategy that `settings` name; what is no LLM is asked once, whatever they name.
 
     Raises
     ------
     SettingsError
-        If there is no such strategy.
+        If there is no such strategy, or it weighs single labels and the label config asks for more.
     """
-    team = Team(len(annotators), settings.votes, tuple(labels))
+    team = Team(len(annotators), settings.votes, space.labels)
+    if space.kind != SINGLE and settings.annotation != "single":
+        raise SettingsError(
+            f"CORAL_ANNOTATION is {settings.annotation!r}, which weighs one label a task against others; "
+            f"<{space.tag} name={space.from_name!r}> takes more than one. Set it to 'single'."
+        )
     try:
         strategy = ANNOTATION.get(settings.annotation)(team)
     except UnknownStrategyError as error:
         raise SettingsError(f"CORAL_ANNOTATION is {settings.annotation!r}: {error}") from None
     if not annotators[0].is_llm:
         return Single(team)
+    if space.kind != SINGLE:
+        return strategy
     return Sampled(strategy, settings.votes) if settings.llm_confidence == "samples" else strategy
 
 
@@ -321,10 +329,10 @@ def known_from_round(
     """
     found: dict[int, list[Opinion]] = defaultdict(list)
     for task_id, answer in store.llm_labels(project.id).items():
-        if answer.label in project.label_space.labels:
+        if project.label_space.allows(answer.label):
             found[task_id].append(_opinion(answer, asked=False))
     arrays = None
-    if project.active_round is not None:
+    if project.active_round is not None and project.label_space.kind == SINGLE:
         arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
     if arrays is not None and arrays.probs.shape[1] == len(project.label_space.labels):
         labels = project.label_space.labels

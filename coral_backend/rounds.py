@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ from coral_backend.exceptions import (
     UnavailableError,
 )
 from coral_backend.heartbeat import kept_alive
+from coral_backend.kinds import Work, kind_of
+from coral_backend.labels import SINGLE
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -63,7 +65,6 @@ from coral_backend.types import (
     Verdict,
 )
 from strategies.demonstration import DEMONSTRATIONS
-from strategies.distillation.label_names import label_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +295,7 @@ class RoundRunner:
         embed = lazy_embed(settings)
         meter = meter_for(self.store, settings, project, step.round)
         team = make_team(settings, embed, self.store.replies, meter)
-        strategy = make_strategy(settings, team, project.label_space.labels)
+        strategy = make_strategy(settings, team, project.label_space)
         known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
@@ -312,7 +313,7 @@ class RoundRunner:
 
     def _look(self, step: Step, embed: Embed) -> FirstLook | None:
         """Return the small model of a first round, which has no other."""
-        if step.project.active_round is not None:
+        if step.project.active_round is not None or step.project.label_space.kind != SINGLE:
             return None
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         folder = corpus_arrays.round_folder(step.settings, step.round)
@@ -347,43 +348,23 @@ class RoundRunner:
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
-        from coral_backend.slm.engine import Corpus, SLMConfig, distil
-
         project = self.store.project(step.project.id)  # its counter is read before the labels it counts
-        table = corpus_arrays.read(self.store, project)
-        if table.size == 0:
+        work = self._work(step, project)
+        if all(sample.problem is not None for sample in self.store.samples(project.id)):
             raise InputError(_nothing_to_label(project, 0))
-        space = project.label_space
-        about = [label_sentences(label, space.definitions.get(label, "")) for label in space.labels]
-        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(space.labels), about)
-        folder = corpus_arrays.round_folder(step.settings, step.round)
-        report = self._reporter(step)
-        # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
-        config = replace(SLMConfig.from_settings(step.settings), frozen_view=not self._is_embedded(project))
-        distilled = distil(corpus, config, progress=report, save_to=folder / "model")
-        corpus_arrays.save_arrays(folder, table.task_ids, distilled)
-        metrics = {
-            **step.round.metrics,
-            "history": distilled.history,
-            "gmm": distilled.gmm,
-            "notes": distilled.notes,
-            "slm_seconds": distilled.seconds,
-        }
+        facts = kind_of(project.label_space).distil(work, self._reporter(step))
+        metrics = {**step.round.metrics, **facts}
         self.store.update_round(step.round.id, step.lease, metrics=metrics, through_change=project.changes)
         return Stage.FLAG
 
-    def _is_embedded(self, project: Project) -> bool:
-        """Say whether most labels come from the embedded annotator."""
-        names = Counter(answer.annotator.partition(":")[0] for answer in self.store.llm_labels(project.id).values())
-        return names["embedded"] * 2 > names.total()
+    def _work(self, step: Step, project: Project) -> Work:
+        return Work(self.store, project, step.settings, corpus_arrays.round_folder(step.settings, step.round))
 
     def _flag(self, step: Step) -> Stage:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
-        folder = corpus_arrays.round_folder(step.settings, step.round)
-        arrays = corpus_arrays.load_arrays(folder)
-        if arrays is None:
+        verdicts = kind_of(step.project.label_space).judge(self._work(step, step.project))
+        if verdicts is None:
             return self._train_again(step)
-        verdicts = corpus_arrays.verdicts(self.store, step.project, arrays, step.settings.p_threshold)
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
         metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
         if step.round.parent_id is not None:
@@ -462,14 +443,14 @@ class RoundRunner:
         neither clean nor labelled by a person (the paper's refinery, section 2, component 4).
         """
         project = step.project
-        usable = project.label_space.labels
+        allows = project.label_space.allows
         answers = self.store.llm_labels(project.id)
-        told = {t for t, a in answers.items() if a.label in usable or a.label is None}
+        told = {t for t, a in answers.items() if a.label is None or allows(a.label)}
         samples = self.store.samples(project.id)
         done = told
         if step.round.number > 1 and step.round.revision == 0 and project.active_round is not None:
             previous = self.store.verdicts(project.id, project.active_round)
-            clean = {v.task_id for v in previous if v.flag is Flag.CLEAN and v.label in usable}
+            clean = {v.task_id for v in previous if v.flag is Flag.CLEAN and allows(v.label)}
             asked = self.store.llm_labels(project.id, round_number=step.round.number)
             done = (told & clean) | set(asked)
             settled = clean | set(self.store.human_labels(project.id))
@@ -522,7 +503,7 @@ class RoundRunner:
         annotation.ask_once(missing, last, annotation.questions.zero_shot(), self._reporter(step))
         said: dict[int, Answer | HumanLabel] = {**self.store.llm_labels(step.project.id), **human}
         labels = ((s.text, said[s.task_id].label) for s in chosen if s.task_id in said)
-        return tuple(Demo(text, label) for text, label in labels if label in space.labels)
+        return tuple(Demo(text, label) for text, label in labels if label is not None and space.allows(label))
 
     def _reporter(self, step: Step) -> Reporter:
         return Reporter(self.store, step, self._watch)

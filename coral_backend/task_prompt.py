@@ -32,7 +32,7 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     space, name = project.label_space, settings.task_strategy
     try:
         if name == "auto":
-            return choose(space.tag, space.labels, folder=settings.strategies)
+            return choose(space.tag, space.labels, kind=space.kind, folder=settings.strategies)
         found = load(name, settings.strategies)
     except TaskStrategyError as error:
         raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
@@ -41,6 +41,11 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
         raise SettingsError(
             f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
             f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
+        )
+    if space.kind != found.kind:
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, whose kind is {found.kind!r}; <{space.tag} name={space.from_name!r}> of project "
+            f"{project.id} needs one of kind {space.kind!r}. Choose another (coral strategies)."
         )
     return found
 

@@ -7,6 +7,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import pytest
 from coral_backend import catch_up, rounds
 from coral_backend.annotate import make_strategy, make_team
 from coral_backend.exceptions import EndpointError, ModelFileError, SettingsError
+from coral_backend.labels import MULTIPLE
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
@@ -464,10 +466,20 @@ def test_several_models_need_an_endpoint() -> None:
         )
 
 
+SPACE = LabelSpace("Choices", "label", "text", "text", ("bad", "good"))
+
+
+def test_what_weighs_single_labels_is_refused_where_a_task_takes_more() -> None:
+    settings = Settings.load({"OPENAI_API_KEY": KEY, "CORAL_ANNOTATION": "vote"})
+    team = make_team(settings, word_vectors)
+    with pytest.raises(SettingsError, match=r"CORAL_ANNOTATION is 'vote'.*<Choices name='label'> takes more than one"):
+        make_strategy(settings, team, replace(SPACE, kind=MULTIPLE))
+
+
 def test_an_unknown_strategy_is_named_with_those_that_exist() -> None:
     settings = Settings.load({"OPENAI_API_KEY": KEY, "CORAL_ANNOTATION": "votes"})
     team = make_team(settings, word_vectors)
     with pytest.raises(
         SettingsError, match=r"CORAL_ANNOTATION is 'votes'.*chain, single, small_first, two_candidates, vote"
     ):
-        make_strategy(settings, team, ("bad", "good"))
+        make_strategy(settings, team, SPACE)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,7 @@ from coral_backend.store.review import ReviewVerbs, rollback_lease
 from coral_backend.types import (
     Answer,
     Demo,
+    Detail,
     Flag,
     HumanLabel,
     LabelSpace,
@@ -833,9 +834,19 @@ def _round(row: Row[Any]) -> Round:
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:
-    return {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    values = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    return {**values, "details": [asdict(detail) for detail in verdict.details] or None}
 
 
 def _verdict(row: Row[Any]) -> Verdict:
     values = Verdict(*tuple(row))
-    return replace(values, flag=Flag(values.flag), source=Source(values.source) if values.source else None)
+    details = tuple(_detail(said) for said in row.details or ())
+    return replace(values, flag=Flag(values.flag), source=_source(values.source), details=details)
+
+
+def _detail(said: Mapping[str, Any]) -> Detail:
+    return Detail(**{**said, "flag": Flag(said["flag"]), "source": _source(said["source"])})
+
+
+def _source(name: str | None) -> Source | None:
+    return Source(name) if name else None

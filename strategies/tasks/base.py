@@ -7,10 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-__all__ = ["FAMILIES", "TEMPLATES", "Fault", "TaskStrategy", "TaskStrategyError", "faults"]
+__all__ = ["FAMILIES", "KINDS", "TEMPLATES", "Fault", "TaskStrategy", "TaskStrategyError", "faults"]
 
 FAMILIES = ("text",)
 """What the small model may be."""
+
+KINDS = ("single", "multiple", "spans")
+"""What is said of a task: one label, any number of labels, or labelled spans of its text."""
+
+CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "slm": ("the small model may be", FAMILIES),
+    "kind": ("what is said of a task may be", KINDS),
+}
+"""Parts that are one word: how a fault begins, and which words there are; the first where a file says nothing."""
 
 LABEL_FIELDS = frozenset({"labels", "count", "choices", "definitions"})
 """Placeholders that come from the label config; allowed in every prompt part."""
@@ -73,6 +82,8 @@ class TaskStrategy:
         Templates with ``{label}``, ``{definition}`` or both: sentences that the embedded annotator compares a text with.
     anchors : mapping of str to tuple of str
         Further such sentences, by canonical label.
+    kind : str
+        What is said of a task, one of ``KINDS``.
 
     Raises
     ------
@@ -95,6 +106,7 @@ class TaskStrategy:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hypotheses: tuple[str, ...] = ("{label}",)
     anchors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: str = "single"
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -123,8 +135,7 @@ def faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield what is wrong with the parts of a strategy, each of which is of the right kind; absent ones are not looked at."""
     if "tags" in values and not values["tags"]:
         yield Fault("tags", "'tags' is empty; name at least one control tag, for example Choices.")
-    if (family := values.get("slm", FAMILIES[0])) not in FAMILIES:
-        yield Fault("slm", f"'slm' is {family!r}; the small model may be: {', '.join(FAMILIES)}.")
+    yield from _choice_faults(values)
     used: set[str] = set()
     for part, (required, optional) in TEMPLATES.items():
         if part in values:
@@ -140,6 +151,12 @@ def faults(values: Mapping[str, Any]) -> Iterator[Fault]:
             wrong = Fault("hypotheses", f"the hypothesis {hypothesis!r} names no label; write {{label}} in it.", place)
         if wrong:
             yield wrong
+
+
+def _choice_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    for part, (says, allowed) in CHOICES.items():
+        if (chosen := values.get(part, allowed[0])) not in allowed:
+            yield Fault(part, f"{part!r} is {chosen!r}; {says}: {', '.join(allowed)}.")
 
 
 def _placeholders(template: str) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -17,21 +16,6 @@ from coral_backend.store.engine import open_engine
 from coral_backend.types import Answer, LabelSpace, Project, Reply, Sample
 
 SPACE = LabelSpace("Choices", "label", "text", "text", ("a", "b"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'coral.sqlite3'}"
-        return
-    postgres = os.environ.get("TEST_POSTGRES_URL")
-    if not postgres:
-        pytest.skip("TEST_POSTGRES_URL names no PostgreSQL to test with")
-    yield postgres
-    engine = open_engine(postgres)
-    tables.metadata.drop_all(engine)
-    engine.dispose()
 
 
 @pytest.fixture
