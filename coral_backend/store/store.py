@@ -23,6 +23,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.store import holders
 from coral_backend.store import tables as t
+from coral_backend.store.asked import Asked
 from coral_backend.store.engine import open_engine
 from coral_backend.store.engine import storable as _clean
 from coral_backend.store.ledger import Ledger
@@ -73,6 +74,8 @@ class Store(ReviewVerbs):
 
     Attributes
     ----------
+    asked : Asked
+        What is known about each sample that a round could ask about.
     ledger : Ledger
         What requests took and cost, and the batches that are paid for.
     opinions : Opinions
@@ -87,6 +90,7 @@ class Store(ReviewVerbs):
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
         self._upserts: dict[tuple[Any, ...], Any] = {}
+        self.asked = Asked(self)
         self.ledger = Ledger(self)
         self.opinions = Opinions(self)
         self.replies = Replies(self)
@@ -539,7 +543,7 @@ class Store(ReviewVerbs):
                     f"Round {current.name} is {current.status}; only an active round can become {status}."
                 )
             if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-                forgiven = {"setbacks", "waits_until"}
+                forgiven = {"setbacks", "waits_until", "asking"}
                 changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
