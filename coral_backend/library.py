@@ -417,7 +417,11 @@ class Coral:
         own = settings_for(self.settings, project)
         given = {"data": {project.label_space.text_key: task}} if isinstance(task, str) else task
         return sample_from_task(
-            project.label_space, {"id": 0, **given}, recorded_key=own.recorded_key, max_chars=own.max_text_chars
+            project.label_space,
+            {"id": 0, **given},
+            recorded_key=own.recorded_key,
+            max_chars=own.max_text_chars,
+            slice_key=own.slice_key,
         )
 
     def _verdicts(

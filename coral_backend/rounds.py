@@ -46,6 +46,7 @@ from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
+from coral_backend.slices import told_of_slices
 from coral_backend.store import Lease, Store
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
@@ -383,9 +384,10 @@ class RoundRunner:
         arrays = corpus_arrays.load_arrays(folder)
         if arrays is None:
             return self._train_again(step)
-        verdicts = corpus_arrays.verdicts(self.store, step.project, arrays, step.settings.p_threshold)
+        judged = corpus_arrays.judge(self.store, step.project, arrays, step.settings.p_threshold)
+        verdicts = judged.verdicts
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
-        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
+        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **told_of_slices(judged.slices)}
         if step.round.parent_id is not None:
             metrics["effect"] = self.store.count_changes(step.project.id, step.round.parent_id, step.round.id)
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
@@ -695,7 +697,8 @@ def model_folder(settings: Settings, current: Round) -> Path:
 
 def _sample(settings: Settings, project: Project, task: Mapping[str, Any]) -> Sample:
     space = project.label_space
-    return sample_from_task(space, task, recorded_key=settings.recorded_key, max_chars=settings.max_text_chars)
+    keys = {"recorded_key": settings.recorded_key, "slice_key": settings.slice_key}
+    return sample_from_task(space, task, max_chars=settings.max_text_chars, **keys)
 
 
 def _share(hits: Sequence[bool]) -> float | None:

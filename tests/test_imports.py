@@ -26,7 +26,7 @@ LEAVES = {"types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
     "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "questions", "review",
-    "task_prompt",
+    "slices", "task_prompt",
 } & {Path(name).stem for name in FILES}  # fmt: skip
 """Modules beside ``rounds`` that are parts of it."""
 

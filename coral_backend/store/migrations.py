@@ -10,6 +10,7 @@ from sqlalchemy.schema import CreateColumn
 
 from coral_backend.store.tables import (
     batches,
+    checks,
     endpoints,
     metadata,
     migrations,
@@ -18,8 +19,10 @@ from coral_backend.store.tables import (
     projects,
     replies,
     rounds,
+    samples,
     second_looks,
     spend,
+    verdicts,
 )
 
 
@@ -65,6 +68,13 @@ def m006_dashboard(connection: Connection) -> None:
     option_versions.create(connection, checkfirst=True)
 
 
+def m008_slices(connection: Connection) -> None:
+    """Add the slice of a sample, the machine's own word beside a person's, and the tasks drawn for a gold check."""
+    checks.create(connection, checkfirst=True)
+    for table in (samples, verdicts):
+        _add_missing_columns(connection, table)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m001_first_tables,
     m002_replies,
@@ -72,6 +82,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m004_spend,
     m005_review,
     m006_dashboard,
+    m008_slices,
 )
 
 
