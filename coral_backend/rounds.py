@@ -46,7 +46,7 @@ from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
-from coral_backend.slices import told_of_slices
+from coral_backend.slices import slice_column, told_of_slices
 from coral_backend.store import Lease, Store
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
@@ -439,7 +439,8 @@ class RoundRunner:
             report(len(rows), len(rows), {"version": version, "columns": done, "of": total})
 
         try:
-            shown = review.show(self.store, client, project, version, verdicts, told=told)
+            slices = slice_column(self.store, project_id, step.round.id)
+            shown = review.show(self.store, client, project, version, verdicts, slices=slices, told=told)
             metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
             report(len(rows), len(rows), {"version": version}, last=True)
             self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, **shown.to_json()})
@@ -453,7 +454,8 @@ class RoundRunner:
         if project.active_round is not None:
             client.select_version(project.id, project.model_version)
             serving = self.store.verdicts(project.id, project.active_round)
-            review.show(self.store, client, project, project.model_version, serving)
+            slices = slice_column(self.store, project.id, project.active_round)
+            review.show(self.store, client, project, project.model_version, serving, slices=slices)
 
     # --- annotate ---------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from coral_backend.labelstudio import columns
 from coral_backend.store import Store
 from coral_backend.store.checks import Found, found_in_slices
 from coral_backend.types import Project
@@ -14,7 +15,7 @@ from coral_backend.types import Project
 if TYPE_CHECKING:
     from strategies.review.routing import Slice
 
-__all__ = ["SliceLine", "interval", "said_of", "slice_lines", "told_of_slices"]
+__all__ = ["SliceLine", "interval", "said_of", "slice_column", "slice_lines", "told_of_slices", "worth_showing"]
 
 MOST_KEPT = 50
 """So many slices of a round are kept in its metrics, beside all that are SLM-first."""
@@ -96,6 +97,15 @@ def said_of(decided: Mapping[str, Any]) -> str:
     )
 
 
+def slice_column(
+    store: Store, project_id: int, round_id: int, task_ids: Sequence[int] | None = None
+) -> dict[int, columns.Value]:
+    """Return what stands in Label Studio's column of slices for the tasks, as a round decided about the slices."""
+    decided = store.round(round_id).metrics.get("slices") or ()
+    slices = {sample.task_id: sample.slice for sample in store.samples(project_id, task_ids)}
+    return columns.slice_values(slices, {str(one["name"]) for one in decided if one.get("slm_first")})
+
+
 def slice_lines(store: Store, project: Project, *, most: int | None = MOST_SHOWN) -> list[SliceLine]:
     """Return the lines of a project's slices, the largest first; small ones that nobody checked are one line at the end.
 
@@ -117,6 +127,11 @@ def slice_lines(store: Store, project: Project, *, most: int | None = MOST_SHOWN
     if rest:
         lines.append(_line(Found("", sum(one.tasks for one in rest)), f"{OTHERS[:-1]}: {len(rest)})", {}))
     return lines
+
+
+def worth_showing(lines: Sequence[SliceLine]) -> bool:
+    """Say whether there is anything to tell: parts of the corpus, a gold check, or a corpus that is SLM-first."""
+    return len(lines) > 1 or any(line.name != NO_SLICE or line.drawn or line.slm_first for line in lines)
 
 
 def _first(decided: Mapping[str, Mapping[str, Any]], one: Found) -> bool:

@@ -114,7 +114,7 @@ def _checked(project_id: int, round_id: int | None, name: Any, here: Any) -> Any
     """Return the query for the tasks that a person labelled and the round judged, as it stands now."""
     s, v, p = t.samples.c, t.verdicts.c, people.c
     judged = and_(
-        v.project_id == s.project_id,
+        v.project_id == project_id,
         v.task_id == s.task_id,
         v.round_id == (round_id or 0),
         v.content_hash == s.content_hash,

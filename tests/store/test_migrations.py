@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from tests import filled_store as filled
 
 ADDED = {"projects": ("tidied_change", "instructed"), "rounds": ("parent_id", "set_aside")}
@@ -32,3 +32,22 @@ def test_a_database_before_review_is_upgraded(tmp_path: Path) -> None:
     assert store.second_looks(filled.PROJECT) == []
     store.close()
     Store(f"sqlite:///{path}").close()  # once more: nothing is left to do
+
+
+def test_a_database_before_slices_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "coral.sqlite3"
+    filled.fill(store := Store(f"sqlite:///{path}"))
+    verdicts, samples = store.verdicts(filled.PROJECT, 1), store.samples(filled.PROJECT)
+    store.close()
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute("ALTER TABLE samples DROP COLUMN slice")
+        old.execute("ALTER TABLE verdicts DROP COLUMN machine_label")
+        old.execute("DROP TABLE checks")
+        old.execute("DELETE FROM migrations WHERE name = 'm008_slices'")
+    store = Store(f"sqlite:///{path}")
+    assert store.samples(filled.PROJECT) == samples, "in no slice"
+    assert store.verdicts(filled.PROJECT, 1) == verdicts
+    assert checks.draw(store, filled.PROJECT, {1: ""}) == checks.drawn(store, filled.PROJECT)
+    found = checks.found_in_slices(store, filled.PROJECT, 1)
+    assert [(one.slice, one.tasks, one.checked, one.drawn_checked) for one in found] == [("", 5, 2, 0)]
+    store.close()
