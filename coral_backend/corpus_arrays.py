@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from coral_backend.settings import Settings
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from coral_backend.types import (
     UNLABELED,
     Answer,
@@ -210,7 +210,8 @@ def judge(store: Store, project: Project, arrays: Arrays, p_threshold: float) ->
     known = [i for i, task_id in enumerate(table.task_ids.tolist()) if task_id in place]
     rows = np.array([place[int(table.task_ids[i])] for i in known], dtype=np.int64)
     llm, human = table.llm_labels[known], table.human_labels[known]
-    routing = route([table.slices[i] for i in known], llm, arrays.probs[rows], human)
+    random = np.isin(table.task_ids[known], [one.task_id for one in checks.drawn(store, project.id)])
+    routing = route([table.slices[i] for i in known], llm, arrays.probs[rows], human, random)
     decision = decide(
         llm,
         arrays.probs[rows],

