@@ -64,6 +64,22 @@ _ORDERS = re.compile(
     r"|\"label\"\s*:",
     re.IGNORECASE | re.DOTALL,
 )
+_ORDER_WORDS = (
+    *(
+        "ignore",
+        "disregard",
+        "forget",
+        "override",
+        "you are now",
+        "system prompt",
+        "<im_",
+        "<|",
+        "<system",
+        "<endoftext",
+    ),
+    *("inst]", "answer", "reply", "respond", "output", "label", "classify"),
+)
+"""What ``_ORDERS`` begins with: most texts hold none of it, and to look for it takes a twentieth of the time."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -262,6 +278,10 @@ _SLOT = "\x00query\x00"
 
 def gives_orders(text: str) -> bool:
     """Say whether a text seems to speak to the model instead of being labelled; a hint for people, it changes no answer."""
+    if text.isascii():  # beyond ASCII there are letters that only the pattern takes for the same
+        small = text.lower()
+        if not any(word in small for word in _ORDER_WORDS):
+            return False
     return _ORDERS.search(text) is not None
 
 
