@@ -19,6 +19,7 @@ from strategies.distillation.blend import Blend
 from strategies.distillation.forest import ForestModel, forest_view
 from strategies.distillation.frozen import FrozenModel, frozen_view
 from strategies.distillation.gmm_split import Split
+from strategies.distillation.noise_floor import noise_floor, of_the_truth
 
 FOLDS = 5
 """Networks; they are cheap."""
@@ -61,6 +62,7 @@ class TabularSLM:
         self.columns: Columns = fit(self.rows, corpus.columns)
         self.plan = plan_for(config, corpus.n_labelled)
         self.notes = list(self.columns.notes)
+        self.floor = 0.0
 
     def learn(self, ticker: Ticker, watch: Stopwatch) -> LearnedRows:
         """Train every view, and score the corpus by it."""
@@ -84,6 +86,11 @@ class TabularSLM:
         cheap = {"additive": additive_log_probs, "forest": forest_log_probs}
         return LearnedRows(inputs, trained, cheap, scale, additive, forest)
 
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Take out the share of wrong labels among easy rows."""
+        self.floor = noise_floor(log_probs, self.corpus.given)
+        return of_the_truth(log_probs, self.floor)
+
     def model(self, learned: LearnedRows, blend: Blend, split: Split | None) -> TabularModel:
         """Return the model for new rows."""
         return TabularModel(
@@ -92,6 +99,7 @@ class TabularSLM:
             scale=learned.scale,
             additive=learned.additive,
             forest=learned.forest,
+            floor=self.floor,
             blend=blend,
             split=split,
             n_classes=self.corpus.n_classes,

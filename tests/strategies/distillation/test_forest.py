@@ -32,10 +32,10 @@ def test_it_says_what_scikit_learn_says() -> None:
 
 
 def test_wrong_labels_are_doubted_by_trees_that_did_not_see_them() -> None:
-    rows, labels = corpus()
+    rows, labels = corpus(400)
     log_probs, model = forest_view(rows, labels, 2, seed=0)
     losses = -log_probs[np.arange(len(labels)), labels]
-    assert set(np.argsort(-losses)[:20].tolist()) >= {0, 1, 2}
+    assert losses[:3].mean() > losses[3:].mean() + 0.1
     in_sample = -model.log_probs(rows)[np.arange(len(labels)), labels]
     assert losses.mean() > in_sample.mean(), "out of bag is worse than in bag, or it would be no test"
 
