@@ -42,7 +42,7 @@ OTHER = {"good": "bad", "bad": "good"}
 def rows() -> dict[int, dict[str, Any]]:
     """Applicants; good is who earns much."""
     rng = np.random.default_rng(0)
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     for i in range(1, N + 1):
         row = {
             "age": int(rng.integers(18, 80)),

@@ -24,8 +24,8 @@ EASY = 0.3
 TRUST = 0.8
 """Share of the disagreement on easy rows that is taken for wrong labels: easy rows are not all right either."""
 
-MOST = 0.45
-"""Of the way to where labels would say nothing at all, which is ``(K - 1) / K``, not more than this share times two is gone."""
+MOST = 0.9
+"""Of the share of wrong labels at which they would say nothing, ``(K - 1) / K``: no floor is higher."""
 
 FEWEST = 30
 """Easy rows that an estimate needs; with fewer there is no floor."""
@@ -54,7 +54,7 @@ def noise_floor(log_probs: Floats, given: Ints) -> float:
     if n_classes < 2 or len(easy) < FEWEST:
         return 0.0
     wrong = float((log_probs[easy].argmax(axis=1) != given[easy]).mean())
-    return min(TRUST * wrong, 2.0 * MOST * (n_classes - 1) / n_classes)
+    return min(TRUST * wrong, MOST * (n_classes - 1) / n_classes)
 
 
 def of_the_truth(log_probs: Floats, floor: float) -> Floats:

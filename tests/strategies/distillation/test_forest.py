@@ -1,11 +1,16 @@
 """Does the forest we keep say what scikit-learn's said, and of no row what it learned from that row?"""
 
+from typing import Any, TypeAlias
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
 from strategies.distillation import forest as module
 from strategies.distillation.forest import PRIOR_WEIGHT, forest_view
+
+Array: TypeAlias = npt.NDArray[Any]
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +18,7 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TREES", 40)
 
 
-def corpus(n: int = 160) -> tuple[np.ndarray, np.ndarray]:
+def corpus(n: int = 160) -> tuple[Array, Array]:
     """Rows whose label is an exclusive or, which no sum over columns knows; and three labels that are wrong."""
     rows = np.random.default_rng(0).normal(size=(n, 5)).astype(np.float32)
     labels = ((rows[:, 0] > 0) ^ (rows[:, 1] > 0)).astype(int)
