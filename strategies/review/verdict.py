@@ -29,7 +29,8 @@ class Decision:
     label : ndarray
         The verdict, 0 ... K-1.
     score : ndarray
-        Probability in [0, 1] that `label` is right; 1 = surely, as for a person's.
+        Probability in [0, 1] that `label` is right; 1 = surely, as for a person's. Low where the LLM's label stays although another is
+        as probable.
     source : ndarray
         ``"human"``, ``"llm"`` or ``"slm"``: whose label the verdict is. ``"slm"`` only where it is not the LLM's.
     flag : ndarray
@@ -86,8 +87,8 @@ def decide(
     """
     _check(llm_labels, probs, p_clean, human_labels)
     rows = np.arange(len(llm_labels))
-    posterior = combine(llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold)
-    label, slm_label = posterior.argmax(axis=1), probs.argmax(axis=1)
+    posterior, label = combine(llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold)
+    slm_label = probs.argmax(axis=1)
     human, asked = human_labels != UNLABELED, llm_labels != UNLABELED
     prediction_label = np.where(human, human_labels, np.where(asked, llm_labels, slm_label))
     prediction_score = np.where(human, 1.0, probs[rows, prediction_label])
