@@ -20,6 +20,7 @@ from coral_backend.store.tables import (
     rounds,
     second_looks,
     spend,
+    verdicts,
 )
 
 
@@ -65,6 +66,11 @@ def m006_dashboard(connection: Connection) -> None:
     option_versions.create(connection, checkfirst=True)
 
 
+def m007_details(connection: Connection) -> None:
+    """Add what was decided about the parts of a task: the labels of a set, spans, several controls."""
+    _add_missing_columns(connection, verdicts)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m001_first_tables,
     m002_replies,
@@ -72,6 +78,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m004_spend,
     m005_review,
     m006_dashboard,
+    m007_details,
 )
 
 
