@@ -195,7 +195,8 @@ _project_option = click.option(
 def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint: bool | None) -> None:
     """Connect a Label Studio project.
 
-    Reads its label config, makes the webhook, then the ML backend. May be repeated: it changes only what differs.
+    Reads its label config, makes the webhook, then the ML backend, and asks the LLM one question, to know which parts of a
+    request it takes. May be repeated: it changes only what differs.
     """
     from coral_backend import connect as connecting
 
@@ -215,6 +216,8 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint:
             click.echo(
                 f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}"
             )
+        for finding in done.endpoints:
+            click.echo(f"  LLM         {finding.told()}")
         click.echo(f"  secrets     {connecting.secrets_place(settings)}")
         if done.doubt:
             click.echo(f"  note        Label Studio reaches it, this machine does not: {done.doubt}")

@@ -168,11 +168,20 @@ def load_arrays(folder: Path) -> Arrays | None:
         return None
 
 
+def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round]:
+    """Return the newest done rounds of which models and predictions are kept; none that a rollback set aside is among them.
+
+    One that was set aside would take the place of an older one that counts, to which a person may want to go back.
+    """
+    counts = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and not r.set_aside]
+    return counts[: settings.keep_versions]
+
+
 def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int:
-    """Remove models and arrays of all rounds but the serving, the newest done and the active ones; return how many."""
+    """Remove models and arrays of all rounds but the serving, the kept and the active ones; return how many."""
     rounds = store.rounds(project_id)
-    done = [r for r in rounds if r.status is RoundStatus.DONE][: settings.keep_versions]
-    keep = {r.id for r in done} | {r.id for r in rounds if r.finished_at is None}
+    kept = rounds_kept(settings, store, project_id)
+    keep = {r.id for r in kept} | {r.id for r in rounds if r.finished_at is None}
     keep |= {store.project(project_id).active_round or 0}
     removed = 0
     for current in rounds:
