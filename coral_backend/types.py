@@ -134,8 +134,8 @@ class LabelSpace:
             return spans is not None and all(span.label in self.labels for span in spans)
         if self.kind == SEVERAL:
             by_control, spaces = read_controls(said), {space.from_name: space for space in self.controls}
-            return by_control is not None and all(
-                name in spaces and spaces[name].allows(one) for name, one in by_control.items()
+            return bool(by_control) and all(
+                name in spaces and spaces[name].allows(one) for name, one in (by_control or {}).items()
             )
         return said in self.labels
 
@@ -213,6 +213,8 @@ class Project:
         Up to which of `changes` the review tabs are true.
     instructed : bool
         Whether annotators were told, in the project's instruction, how to work through the tabs.
+    control : str or None
+        The one that this is a view of, in a project with several (``controls.py``); None: all that there is. Not stored.
     """
 
     id: int
@@ -230,6 +232,7 @@ class Project:
     catch_up_error: str | None = None
     tidied_change: int = 0
     instructed: bool = False
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -479,8 +482,8 @@ class Detail:
         What either says of it.
     slm_score : float or None
         The SLM's out-of-sample probability of `slm_label`, in [0, 1].
-    p_clean : float or None
-        As for a ``Verdict``.
+    p_clean, prediction_score, loss : float or None
+        As for a ``Verdict``; the last two of a control only.
     """
 
     name: str
@@ -492,6 +495,8 @@ class Detail:
     slm_label: str | None = None
     slm_score: float | None = None
     p_clean: float | None = None
+    prediction_score: float | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,15 @@ class Store(ReviewVerbs):
         LeaseLostError
             If `lease` is no longer the newest: another worker owns the round.
         """
-        row = {
+        row = self._llm_label_row(project_id, round_number, sample, answer, prompt_version)
+        with self._write() as connection:
+            self._guard(connection, lease)
+            connection.execute(self._llm_label_upsert, row)
+
+    def _llm_label_row(
+        self, project_id: int, round_number: int, sample: Sample, answer: Answer, prompt_version: str
+    ) -> dict[str, Any]:
+        return {
             "project_id": project_id,
             "task_id": sample.task_id,
             "round_number": round_number,
@@ -266,9 +274,6 @@ class Store(ReviewVerbs):
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        with self._write() as connection:
-            self._guard(connection, lease)
-            connection.execute(self._llm_label_upsert, row)
 
     @cached_property
     def _llm_label_upsert(self) -> Any:
@@ -288,9 +293,15 @@ class Store(ReviewVerbs):
 
         The answers of rounds that a rollback set aside do not count, unless their round is asked for.
         """
-        c, s, r = t.llm_labels.c, t.samples.c, t.rounds.c
+        return self._answers(t.llm_labels, project_id, round_number, task_ids)
+
+    def _answers(
+        self, table: Table, project_id: int, round_number: int | None, task_ids: Collection[int] | None, *more: Any
+    ) -> dict[int, Answer]:
+        """Return ``llm_labels`` of `table`, which fulfil `more`."""
+        c, s, r = table.c, t.samples.c, t.rounds.c
         same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
-        query = select(t.llm_labels).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False))
+        query = select(table).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False), *more)
         if round_number is not None:
             query = query.where(c.round_number == round_number)
         else:
@@ -755,8 +766,7 @@ def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any
 
 
 def _project(row: Row[Any]) -> Project:
-    names = Project.__dataclass_fields__
-    values = {name: getattr(row, name) for name in names}
+    values = {name: getattr(row, name) for name in Project.__dataclass_fields__ if name != "control"}
     return Project(**{**values, "label_space": LabelSpace.from_json(row.label_space)})
 
 
