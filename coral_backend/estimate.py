@@ -174,7 +174,7 @@ def _plan(step: Step, parts: Sequence[Part]) -> tuple[int, Iterator[_Put]]:
 def _plan_of(
     runner: RoundRunner, step: Step, annotation: Annotation
 ) -> tuple[Sequence[Sample], Iterator[tuple[int, Question]]]:
-    todo, _ = runner.unanswered(step)
+    todo, _, _ = runner.unanswered(step).count()
     first, demos = _demos(runner, step, annotation)
     early = {sample.task_id for sample in first}
     first = [sample for sample in todo if sample.task_id in early]

@@ -67,6 +67,7 @@ from coral_backend.types import (
     Stage,
     Verdict,
 )
+from coral_backend.unanswered import Unanswered
 from strategies.demonstration import DEMONSTRATIONS
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
 MOST_NAMED = 50
 """So many tasks whose text speaks to the model are named in a round's metrics."""
+ASKING = "asking"
+"""Under this name a round's progress has where the last chunk of questions ended; of several controls, with each one's name."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -282,7 +285,7 @@ class RoundRunner:
         if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
-        orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
+        orders = [s.task_id for s in self._all_samples(step) if gives_orders(s.text)]
         told = {
             "task_strategy": ", ".join(dict.fromkeys(part.annotation.questions.strategy.name for part in parts)),
             "links": links,
@@ -294,15 +297,22 @@ class RoundRunner:
 
     def _ask(self, step: Step, parts: Sequence[Part], *, in_batches: bool) -> bool:
         """Ask the next questions about each control; say whether nothing is left to ask."""
-        waiting = [(part, *part.runner.unanswered(part.step)) for part in parts]
-        total, done = sum(of_it for *_, of_it in waiting), sum(of_it - len(todo) for _, todo, of_it in waiting)
         finished = True
-        for part, todo, of_it in waiting:
-            limit = len(todo) if in_batches else step.settings.annotate_chunk
-            count = _Beside(self._reporter(step), part.step.project.control, done - (of_it - len(todo)), total)
-            finished &= part.annotation.advance(todo, of_it, limit, count)
-            done = count.done
+        for part in parts:
+            report = self._reporter(step)
+            told = _Beside(report, part.step.project.control, len(parts), self.store.round(step.round.id).progress)
+            finished &= part.runner._ask_of(part.step, part.annotation, told, in_batches=in_batches)
+            if part.step.project.control is not None:
+                progress = {**self.store.round(step.round.id).progress, "asked": told.asked}
+                self.store.update_round(step.round.id, step.lease, progress=progress)
         return finished
+
+    def _ask_of(self, step: Step, annotation: Annotation, report: Report, *, in_batches: bool) -> bool:
+        if in_batches or annotation.strategy.waits:
+            todo, left, total = self.unanswered(step).count()
+            limit = left if in_batches else step.settings.annotate_chunk
+            return annotation.advance(todo, total, limit, report)
+        return self._ask_some(step, annotation, report)
 
     def _parts(self, step: Step) -> list[Part]:
         """Return who is asked about each control in this round, how, and in which words; the demonstrations are chosen first."""
@@ -351,7 +361,7 @@ class RoundRunner:
             strategy,
             questions,
             known,
-            self._look(step, embed),
+            self._look(step, embed) if strategy.uses_small_model else None,
         )
 
     def _look(self, step: Step, embed: Embed) -> FirstLook | None:
@@ -480,29 +490,32 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def unanswered(self, step: Step) -> tuple[list[Sample], int]:
-        """Return the samples that this round must still ask about, and how many it asks about in all.
+    def _ask_some(self, step: Step, annotation: Annotation, report: Report) -> bool:
+        """Ask about the next samples; return whether none is left.
 
-        A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
-        neither clean nor labelled by a person (the paper's refinery, section 2, component 4).
+        Where the last chunk ended is in the round's progress, so that what lies before is not read again, but for once at the
+        end: a text may have been changed meanwhile.
         """
-        project = step.project
-        allows = project.label_space.allows
-        answers = self.store.llm_labels(project.id)
-        told = {t for t, a in answers.items() if a.label is None or allows(a.label)}
-        samples = self.store.samples(project.id)
-        done = told
-        if step.round.number > 1 and step.round.revision == 0 and project.active_round is not None:
-            previous = self.store.verdicts(project.id, project.active_round)
-            clean = {v.task_id for v in previous if v.flag is Flag.CLEAN and allows(v.label)}
-            asked = self.store.llm_labels(project.id, round_number=step.round.number)
-            done = (told & clean) | set(asked)
-            settled = clean | set(self.store.human_labels(project.id))
-            total = sum(sample.task_id not in settled for sample in samples)
-        else:
-            total = len(samples)
-        human = set(self.store.human_labels(project.id))
-        return [s for s in samples if s.task_id not in done and s.task_id not in human], total
+        unanswered, limit = self.unanswered(step), step.settings.annotate_chunk
+        key = ASKING if step.project.control is None else f"{ASKING} {step.project.control}"
+        progress = self.store.round(step.round.id).progress
+        asking = dict(progress.get(key) or {})
+        todo = unanswered.first(limit, after=asking["after"]) if asking else []
+        at_the_end = not todo
+        if at_the_end:
+            todo, asking["left"], asking["total"] = unanswered.count(limit)
+        asking["after"] = todo[0].task_id - 1 if todo else 0
+        self.store.update_round(step.round.id, step.lease, progress={**progress, key: asking})
+        beyond = max(0, asking["left"] - len(todo))
+        finished = annotation.advance(todo, asking["total"], limit, report, beyond=beyond)
+        progress = self.store.round(step.round.id).progress
+        asking["left"] = beyond + len(todo) - annotation.decided
+        self.store.update_round(step.round.id, step.lease, progress={**progress, key: asking})
+        return finished and at_the_end
+
+    def unanswered(self, step: Step) -> Unanswered:
+        """Return what tells which samples this round must still ask about."""
+        return Unanswered(self.store, step.project, step.round)
 
     def _demos(self, step: Step, parts: Sequence[Part]) -> tuple[Demo, ...]:
         """Return the round's demonstrations, of all controls; they are chosen once and kept with it."""
@@ -528,6 +541,13 @@ class RoundRunner:
         if step.round.revision:
             return self.store.round(step.project.active_round).demos
         return choose_demos(self.store, step.settings, step.project)
+
+    def _all_samples(self, step: Step) -> Iterator[Sample]:
+        """Yield every sample, without holding more than some of them."""
+        after = 0
+        while page := self.store.sample_page(step.project.id, after, SYNC_CHUNK):
+            yield from page
+            after = page[-1].task_id
 
     def first_samples(self, step: Step) -> list[Sample]:
         """Return the few random samples that are labelled without demonstrations."""
@@ -567,22 +587,33 @@ class RoundRunner:
 class _Beside:
     """Tells what is done about one of several controls as a part of all; what is done about the others stays as it is.
 
+    Parameters
+    ----------
+    control : str or None
+        None where there is one: then it tells just that.
+    controls : int
+        How many there are.
+    progress : mapping
+        The round's.
+
     Attributes
     ----------
-    done : int
-        Of all.
+    asked : dict
+        Control -> how many of its questions are answered, and how many there are; of those that were asked so far.
     """
 
-    def __init__(self, report: Report, control: str | None, others: int, total: int) -> None:
-        self._report, self._control, self._others, self._total = report, control, others, total
-        self.done = others
+    def __init__(self, report: Report, control: str | None, controls: int, progress: Mapping[str, Any]) -> None:
+        self._report, self._control, self._controls = report, control, controls
+        self.asked: dict[str, list[int]] = dict(progress.get("asked") or {})
 
     def __call__(self, done: int, total: int, detail: Mapping[str, Any], *, last: bool = False) -> None:
-        self.done = self._others + done
         if self._control is None:
             self._report(done, total, detail, last=last)
-        else:
-            self._report(self.done, self._total, {**detail, "control": self._control}, last=last)
+            return
+        self.asked[self._control] = [done, total]
+        all_done, known = (sum(numbers) for numbers in zip(*self.asked.values(), strict=True))
+        unknown = total * (self._controls - len(self.asked))  # taken to be as many
+        self._report(all_done, known + unknown, {**detail, "control": self._control}, last=last)
 
 
 class Reporter:

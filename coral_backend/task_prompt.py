@@ -12,7 +12,7 @@ from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
-__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
+__all__ = ["PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
 
 PARTS: Mapping[str, str] = {
     "prompt_task": "task_description",
@@ -38,7 +38,7 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     try:
         found = None if name == "auto" else load(name, settings.strategies)
         if found is None or not _is_meant(found, settings, project):
-            return choose(space.tag, space.labels, kind=space.kind, folder=settings.strategies)
+            return choose(space.tag, space.labels, kind=space.kind, slm=family_of(space), folder=settings.strategies)
     except TaskStrategyError as error:
         raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
     if space.tag not in found.tags:
@@ -46,6 +46,12 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
         raise SettingsError(
             f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
             f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
+        )
+    if found.slm != family_of(space):
+        what = "a row of a table" if space.is_row else "a text"
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, whose small model is {found.slm!r}; project {project.id} shows {what}, which needs slm: "
+            f"{family_of(space)}. Choose another (coral strategies), or 'auto'."
         )
     if space.kind != found.kind:
         raise SettingsError(
@@ -60,8 +66,13 @@ def _is_meant(found: TaskStrategy, settings: Settings, project: Project) -> bool
     if project.control is None or "task_strategy" in settings.own_options(project.control):
         return True
     space = project.label_space
-    fits = space.tag in found.tags and space.kind == found.kind
+    fits = space.tag in found.tags and space.kind == found.kind and found.slm == family_of(space)
     return fits and (not found.aliases or found.is_meant_for(space.labels))
+
+
+def family_of(space: LabelSpace) -> str:
+    """Return which family of small models reads a project's samples, as task strategies name it."""
+    return "tabular" if space.is_row else "text"
 
 
 def task_names(settings: Settings) -> list[str]:

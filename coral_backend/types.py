@@ -84,7 +84,8 @@ class LabelSpace:
     parts : tuple of (str, str)
         Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
     forms : mapping of str to tuple of str
-        By key, how a value that is no plain text is read: ``("html",)`` or ``("dialogue", name key, text key)``.
+        By key, how a value that is no plain text is read: ``("html",)``, ``("dialogue", name key, text key)``, ``("row",)`` for an
+        object of columns, or ``("row", key, key ...)`` for columns that are keys of the task.
     nested : bool
         Whether labels are paths, as ``control_tags/paths.py`` writes them.
     kind : str
@@ -106,14 +107,24 @@ class LabelSpace:
     controls: tuple[LabelSpace, ...] = ()
 
     @property
+    def is_row(self) -> bool:
+        """Whether a sample is a row of a table; its text is a JSON object then."""
+        return self.forms.get(self.text_key, ("",))[0] == "row"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of ``task["data"]`` that are the columns of a row; empty where the row is one object, or there is none."""
+        return self.forms[self.text_key][1:] if self.is_row else ()
+
+    @property
     def text_keys(self) -> tuple[str, ...]:
         """The keys of ``task["data"]`` that hold the sample's text."""
-        return tuple(key for _, key in self.parts) or (self.text_key,)
+        return tuple(key for _, key in self.parts) or self.columns or (self.text_key,)
 
     @property
     def shown_key(self) -> str | None:
         """The key whose column shows people the sample; None where it takes several."""
-        return None if self.parts else self.text_key
+        return None if self.parts or self.columns else self.text_key
 
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""

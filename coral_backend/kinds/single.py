@@ -12,6 +12,7 @@ import numpy as np
 from coral_backend import corpus_arrays
 from coral_backend.kinds.base import Work
 from coral_backend.store import Store
+from coral_backend.task_prompt import named_strategy
 from coral_backend.types import UNLABELED, Floats, Ints, Progress, Project, Sample, Verdict
 from strategies.distillation.label_names import label_sentences
 
@@ -39,7 +40,11 @@ class SingleLabel:
         table = corpus_arrays.read(work.store, project)
         space = project.label_space
         about = [label_sentences(label, space.definitions.get(label, "")) for label in space.labels]
-        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(space.labels), about)
+        strategy = named_strategy(work.settings, project)
+        columns = {name: column.kind for name, column in strategy.columns.items()}
+        corpus = Corpus(
+            table.texts, table.llm_labels, table.human_labels, len(space.labels), about, strategy.slm, columns
+        )
         # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
         config = replace(SLMConfig.from_settings(work.settings), frozen_view=not is_embedded(work.store, project))
         distilled = distil(corpus, config, progress=progress, save_to=work.folder / "model")

@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 
 from coral_backend.controls import demos_of, human_label_of, joined_answer, verdict_of
 from coral_backend.store import tables as t
+from coral_backend.store.asked import Asked, Known
 from coral_backend.store.opinions import Opinions
 from coral_backend.store.store import Store, _answer
 from coral_backend.types import Answer, HumanLabel, LabelSpace, Lease, Project, Round, Sample, Verdict
@@ -39,6 +40,7 @@ class ControlStore(Store):
     def __init__(self, whole: Store, space: LabelSpace, all_controls: LabelSpace) -> None:
         self.__dict__.update(whole.__dict__)
         self._whole, self._space = whole, space
+        self.asked = ControlAsked(self)
         self._order = [control.from_name for control in all_controls.controls]
         self.opinions = Opinions(self, space.from_name, PLACES * self._order.index(space.from_name))
 
@@ -58,9 +60,7 @@ class ControlStore(Store):
             "control": self._space.from_name,
         }
         with self._whole.together():
-            with self._write() as connection:
-                self._guard(connection, lease)
-                connection.execute(self._control_label_upsert, row)
+            self._put(self._control_label_upsert, [row], lease)
             self._put_joined(project_id, round_number, sample, lease)
 
     def _put_joined(self, project_id: int, round_number: int, sample: Sample, lease: Lease | None) -> None:
@@ -100,6 +100,17 @@ class ControlStore(Store):
         found = self._whole.round(round_id)
         return replace(found, demos=demos_of(found.demos, self._space.from_name))
 
+    def answers_by_round(self, project_id: int, task_ids: Collection[int]) -> dict[int, dict[int, str | None]]:
+        """Return the annotator's labels that fit the tasks as they are now and count: task id -> round number -> label."""
+        c, s = t.control_labels.c, t.samples.c
+        same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
+        query = select(c.task_id, c.round_number, c.label).join(t.samples, same).where(c.project_id == project_id)
+        query = query.where(c.control == self._space.from_name, c.round_number.not_in(self._aside(project_id)))
+        found: dict[int, dict[int, str | None]] = {}
+        for row in self._by_task(query.order_by(c.task_id, c.round_number), c.task_id, task_ids):
+            found.setdefault(row.task_id, {})[row.round_number] = row.label
+        return found
+
     @cached_property
     def _control_label_upsert(self) -> Any:
         c = t.control_labels.c
@@ -113,3 +124,28 @@ class ControlStore(Store):
     def _aside(self, project_id: int) -> Any:
         r = t.rounds.c
         return select(r.number).where(r.project_id == project_id, r.set_aside.is_(True))
+
+
+class ControlAsked(Asked):
+    """What is known of each sample about one control; see ``Asked``."""
+
+    def __init__(self, view: ControlStore) -> None:
+        super().__init__(view)
+        self._view = view
+
+    def page(self, project_id: int, after: int, size: int, *, serving: int | None = None) -> list[Known]:
+        """Return the next samples with what is known of the control."""
+        samples = self._view.sample_page(project_id, after, size)
+        ids = [sample.task_id for sample in samples]
+        human, answers = self._view.human_labels(project_id, ids), self._view.answers_by_round(project_id, ids)
+        judged = {v.task_id: v for v in self._view.verdicts(project_id, serving, ids)} if serving is not None else {}
+        return [
+            Known(
+                sample,
+                sample.task_id in human,
+                str(judged[sample.task_id].flag) if sample.task_id in judged else None,
+                judged[sample.task_id].label if sample.task_id in judged else None,
+                answers.get(sample.task_id, {}),
+            )
+            for sample in samples
+        ]

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
@@ -23,6 +23,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.store import holders
 from coral_backend.store import tables as t
+from coral_backend.store.asked import Asked
 from coral_backend.store.engine import open_engine
 from coral_backend.store.engine import storable as _clean
 from coral_backend.store.ledger import Ledger
@@ -73,6 +74,8 @@ class Store(ReviewVerbs):
 
     Attributes
     ----------
+    asked : Asked
+        What is known about each sample that a round could ask about.
     ledger : Ledger
         What requests took and cost, and the batches that are paid for.
     opinions : Opinions
@@ -87,6 +90,7 @@ class Store(ReviewVerbs):
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
         self._upserts: dict[tuple[Any, ...], Any] = {}
+        self.asked = Asked(self)
         self.ledger = Ledger(self)
         self.opinions = Opinions(self)
         self.replies = Replies(self)
@@ -96,6 +100,15 @@ class Store(ReviewVerbs):
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    def tidy(self) -> None:
+        """Move SQLite's log into the file, as far as nobody reads from it; others write meanwhile.
+
+        Whoever commits beyond ``WAL_PAGES`` must do it while all his slots wait.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -110,9 +123,11 @@ class Store(ReviewVerbs):
             self._open.connection = connection
             try:
                 yield
+                self._open.execute_rows()
             finally:
                 self._open.connection = None
                 self._open.guarded.clear()
+                self._open.rows.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -251,9 +266,7 @@ class Store(ReviewVerbs):
             If `lease` is no longer the newest: another worker owns the round.
         """
         row = self._llm_label_row(project_id, round_number, sample, answer, prompt_version)
-        with self._write() as connection:
-            self._guard(connection, lease)
-            connection.execute(self._llm_label_upsert, row)
+        self._put(self._llm_label_upsert, [row], lease)
 
     def _llm_label_row(
         self, project_id: int, round_number: int, sample: Sample, answer: Answer, prompt_version: str
@@ -541,8 +554,9 @@ class Store(ReviewVerbs):
                     f"Round {current.name} is {current.status}; only an active round can become {status}."
                 )
             if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-                forgiven = {"setbacks", "waits_until"}
-                changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
+                forgiven = {"setbacks", "waits_until", "asking"}
+                kept = (k for k in current.progress if k.partition(" ")[0] not in forgiven)
+                changes["progress"] = {k: current.progress[k] for k in kept}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
 
@@ -630,6 +644,7 @@ class Store(ReviewVerbs):
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         if self._open.connection is not None:
+            self._open.execute_rows()
             yield self._open.connection
             return
         with _answering(), self._engine.connect() as connection, connection.begin():
@@ -638,12 +653,26 @@ class Store(ReviewVerbs):
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         if self._open.connection is not None:
+            self._open.execute_rows()
             yield self._open.connection
             return
         with _answering(), self._engine.connect() as plain:
             connection = plain.execution_options(coral_writes=True)
             with connection.begin():
                 yield connection
+
+    def _put(self, statement: Any, rows: Sequence[Mapping[str, Any]], lease: Lease | None = None) -> None:
+        """Execute `statement` with `rows`; inside ``together`` once for all rows of all callers, before anything else is read.
+
+        To execute a statement costs several times what one more row of it does.
+        """
+        if self._open.connection is not None:
+            self._guard(self._open.connection, lease)
+            self._open.rows.setdefault(statement, []).extend(rows)
+            return
+        with self._write() as connection:
+            self._guard(connection, lease)
+            connection.execute(statement, list(rows))
 
     def _first_lease(self, name: str) -> Any:
         """Return the statement that makes a lease's row, which nobody holds, if there is none: it can then be locked."""
@@ -701,8 +730,7 @@ class Store(ReviewVerbs):
     def _guard(self, connection: Connection, lease: Lease | None) -> None:
         if lease is None or lease in self._open.guarded:
             return
-        query = select(t.leases.c.token).where(t.leases.c.name == lease.name).with_for_update()
-        token = connection.scalar(query)
+        token = connection.scalar(_TOKEN, {"lease": lease.name})
         if token != lease.token:
             raise LeaseLostError(f"{lease.name} was taken over (token {token}, ours {lease.token}); this worker stops.")
         if self._open.connection is not None:  # the row is locked until the commit
@@ -736,12 +764,32 @@ class Store(ReviewVerbs):
             connection.execute(row.values(changes=t.projects.c.changes + changed, changed_at=self._now()))
 
 
+_TOKEN = select(t.leases.c.token).where(t.leases.c.name == bindparam("lease")).with_for_update()
+
+
 class _Open(threading.local):
-    """The transaction that ``Store.together`` has open in this thread, and the leases known to be ours in it."""
+    """The transaction that ``Store.together`` has open in this thread.
+
+    Attributes
+    ----------
+    guarded : set of Lease
+        Leases known to be ours in it.
+    rows : dict
+        What is to be written before it is committed: statement -> rows.
+    """
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.guarded: set[Lease] = set()
+        self.rows: dict[Any, list[Mapping[str, Any]]] = {}
+
+    def execute_rows(self) -> None:
+        """Write what is to be written."""
+        if self.connection is None or not self.rows:
+            return
+        rows, self.rows = self.rows, {}
+        for statement, many in rows.items():
+            self.connection.execute(statement, many)
 
 
 @contextmanager
