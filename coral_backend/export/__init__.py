@@ -170,7 +170,7 @@ def _is_ours(path: Path) -> bool:
 def _write_csv(path: Path, names: Sequence[str], stream: Iterable[Row], tally: Tally) -> None:
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)  # ends lines with CR LF, and so quotes a text that holds either
-        writer.writerow(names)
+        writer.writerow([escaped(name, Tally()) for name in names])  # a control may have any name
         for row in stream:
             writer.writerow([escaped(row[name], tally) for name in names])
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.columns import ASKED, COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK
+from coral_backend.labelstudio.control_columns import is_column
 from coral_backend.types import Flag
 
 __all__ = ["TITLES", "assert_tabs", "flag_token", "tab_counts"]
@@ -171,14 +172,14 @@ def _title(kind: Kind, count: int | None) -> str:
 def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[str, Any]:
     """Columns of a new tab. All hidden ones must be named, or fourteen system columns push the text off the screen."""
     shown = set(data_keys) - {HINT, SECOND_LOOK} if text_key is None or text_key not in data_keys else {text_key}
-    facts = {SECOND_LOOK} if kind == SECOND_LOOK else {key for key in COLUMNS if key in data_keys}
+    facts = {SECOND_LOOK} if kind == SECOND_LOOK else {key for key in data_keys if is_column(key)}
     # The score is the SLM's probability of the LLM's label; beside the columns of both it would be read as a third opinion.
     system = _SHOWN - {"predictions_score"} if facts else _SHOWN
     hidden_data = [f"tasks:data.{key}" for key in (*data_keys, HINT, SECOND_LOOK) if key not in shown | facts]
     explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in system]
     beside = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + [f"tasks:data.{key}" for key in facts]
     widths = {f"tasks:data.{key}": 380 if facts else 600 for key in shown if len(shown) == 1}
-    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500) for key in facts}
+    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500 if key == SECOND_LOOK else 130) for key in facts}
     return {
         "hiddenColumns": {
             "explore": list(dict.fromkeys(explore + hidden_data)),
