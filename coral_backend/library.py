@@ -295,7 +295,8 @@ class Coral:
 
         names = exporting.columns(self.store, self.project_id)
         frame = pd.DataFrame(list(self.rows(clean_only=clean_only)), columns=names)
-        types = {name: "Int64" if kind is int else "float64" for name, kind in exporting.KINDS.items()}
+        kinds = {name: exporting.kind_of(name) for name in names}
+        types = {name: "Int64" if kind is int else "float64" for name, kind in kinds.items() if kind is not str}
         return frame.astype(types).set_index("task_id")
 
     def rows(self, *, clean_only: bool = False) -> Iterator[Row]:

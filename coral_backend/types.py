@@ -126,6 +126,12 @@ class LabelSpace:
         """The key whose column shows people the sample; None where it takes several."""
         return None if self.parts or self.columns else self.text_key
 
+    @property
+    def named_labels(self) -> tuple[str, ...]:
+        """What people read of all labels: of several controls each with its control's name."""
+        named = (f"{space.from_name}: {label}" for space in self.controls for label in space.named_labels)
+        return tuple(named) or self.labels
+
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""
         try:

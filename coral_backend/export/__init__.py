@@ -22,10 +22,10 @@ from coral_backend.exceptions import InputError
 from coral_backend.export.columnar import write_hf, write_parquet, zip_folder
 from coral_backend.export.escape import Tally, escaped
 from coral_backend.export.excel import facts, write_xlsx
-from coral_backend.export.table import KINDS, MEANINGS, Row, columns, rows
+from coral_backend.export.table import KINDS, MEANINGS, Row, columns, kind_of, rows
 from coral_backend.store import Store
 
-__all__ = ["FORMATS", "KINDS", "MEANINGS", "Export", "ExportFormat", "Row", "columns", "export", "rows"]
+__all__ = ["FORMATS", "KINDS", "MEANINGS", "Export", "ExportFormat", "Row", "columns", "export", "kind_of", "rows"]
 
 ExportFormat: TypeAlias = Literal["xlsx", "csv", "jsonl", "parquet", "hf"]
 

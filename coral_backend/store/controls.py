@@ -95,6 +95,11 @@ class ControlStore(Store):
         """Return what a round decided about the control, the most doubtful tasks first."""
         return [verdict_of(one, self._space) for one in self._whole.verdicts(project_id, round_id, task_ids)]
 
+    def judged(self, project_id: int, round_id: int) -> list[Verdict]:
+        """Return ``verdicts``, without those about another text than the task has now."""
+        fits = t.verdicts.c.content_hash == t.samples.c.content_hash
+        return [verdict_of(one, self._space) for one in self._whole._verdicts(project_id, round_id, None, fits)]
+
     def round(self, round_id: int) -> Round:
         """Return a round with the control's demonstrations."""
         found = self._whole.round(round_id)

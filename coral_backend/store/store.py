@@ -580,11 +580,14 @@ class Store(ReviewVerbs):
 
     def verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None = None) -> list[Verdict]:
         """Return a round's verdicts of the tasks that still exist, most doubtful first."""
+        return self._verdicts(project_id, round_id, task_ids)
+
+    def _verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None, *more: Any) -> list[Verdict]:
         c, s = t.verdicts.c, t.samples.c
         here = and_(s.project_id == c.project_id, s.task_id == c.task_id)
         columns = [c[name] for name in Verdict.__dataclass_fields__]
         query = select(*columns).join(t.samples, here)
-        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False))
+        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False), *more)
         return [_verdict(row) for row in self._by_task(query.order_by(c.rank, c.task_id), c.task_id, task_ids)]
 
     # --- leases -----------------------------------------------------------------------------------------------
