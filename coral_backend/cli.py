@@ -199,15 +199,20 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint:
     request it takes. May be repeated: it changes only what differs.
     """
     from coral_backend import connect as connecting
+    from coral_backend.controls import spaces
 
     with _context(debug) as (settings, store):
         options = connecting.parse_options(pairs)
         done = connecting.connect(store, settings, _client(settings), project, title=title, options=options, hint=hint)
         space = done.project.label_space
         click.echo(f"{'Connected' if done.first else 'Connected again:'} project {project} ({done.project.title!r})")
-        click.echo(
-            f"  labels      {', '.join(space.labels)}  (<{space.tag} name={space.from_name!r}>, text: {space.text_key!r})"
-        )
+        for place, control in enumerate(spaces(space)):
+            what = f"(<{control.tag} name={control.from_name!r}>, text: {control.text_key!r})"
+            click.echo(f"  {'' if place else 'labels':<10}  {', '.join(control.labels)}  {what}")
+        if space.controls:
+            click.echo(
+                f"              each text is asked about {len(space.controls)} times; --option controls=NAME,... serves some"
+            )
         click.echo(f"  webhook     {done.url}/webhook (id {done.webhook_id})")
         click.echo(f"  ML backend  {done.url} (id {done.backend_id}, {title!r})")
         if done.project.options:

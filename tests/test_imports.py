@@ -22,7 +22,7 @@ FILES = sorted(
     if path.exists()
 )
 
-LEAVES = {"labels", "types", "exceptions", "settings", "logs"}
+LEAVES = {"controls", "labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
     "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "questions",
