@@ -22,6 +22,7 @@ import numpy as np
 
 from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
+from coral_backend.batch_clerk import Clerk
 from coral_backend.batches import BatchDesk, told_of
 from coral_backend.costs import meter_for
 from coral_backend.demos import Neighbours, Verified, choose_demos
@@ -328,7 +329,7 @@ class RoundRunner:
         desk = BatchDesk(self.store, step.settings, step.project, step.round, step.lease)
         if desk.collect(annotation.annotators):
             return False
-        annotation.annotators = [desk.clerk(annotator) for annotator in annotation.annotators]
+        annotation.annotators = [Clerk(desk, annotator) for annotator in annotation.annotators]
         return True
 
     def _called_back(self, step: Step, annotation: Annotation) -> bool:

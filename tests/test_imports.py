@@ -25,7 +25,7 @@ FILES = sorted(
 LEAVES = {"labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
-    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "questions",
+    "annotate", "batch_clerk", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "questions",
     "review", "task_prompt", "unanswered",
 }  # fmt: skip
 """Modules and packages beside ``rounds`` that are parts of it."""
