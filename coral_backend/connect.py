@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -98,14 +98,11 @@ def connect(
     url = (public_url or settings.public_url).rstrip("/")
     theirs = their_project(client, project_id)
     config = str(theirs.get("label_config") or "")
-    parse_config(config)  # before anything is written
     known = next((project for project in store.projects() if project.id == project_id), None)
     merged = _merged(settings, known.options if known else {}, options or {})
+    parse_config(config, str(merged.get("controls") or settings.controls))  # before anything is written
     _set_hint(client, project_id, config, wanted=hint)
-    project = refresh_project(store, client, project_id)
-    if merged != dict(project.options):
-        store.save_project(replace(project, options=merged))
-        project = store.project(project_id)
+    project = refresh_project(store, client, project_id, controls=settings.controls, options=merged)
     secrets = secrets_for(settings)
     doubt = reach(url, settings.basic_auth_user, secrets)
     try:

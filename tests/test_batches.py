@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
-from coral_backend import batch_clerk, batches, cli, jobs, ticker
+from coral_backend import batch_clerk, cli, jobs, ticker
 from coral_backend.exceptions import BudgetError, EndpointError, SettingsError, UnavailableError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
