@@ -122,7 +122,11 @@ def test_what_is_pushed_is_what_label_studio_accepts_and_reads_back() -> None:
 
 def test_the_slm_has_a_prediction_of_its_own_where_it_says_something_else_of_one_control() -> None:
     space = parse_config(ALL)
-    parts = {"mood": part("bad", 0.8), "topic": part("c", 0.3, Flag.NOISY, slm_label="a", slm_score=0.6), "stars": part("2", 0.9)}
+    parts = {
+        "mood": part("bad", 0.8),
+        "topic": part("c", 0.3, Flag.NOISY, slm_label="a", slm_score=0.6),
+        "stars": part("2", 0.9),
+    }
     rows = prediction_rows(space, "coral-r1", [joined_verdict(parts, ORDER)])
     by_version = {version: (result, score) for _, result, score, version in rows}
     result, score = by_version["coral-r1-slm"]
@@ -168,7 +172,9 @@ def test_each_control_has_columns_and_the_doubtful_ones_are_named() -> None:
     assert hint[0].startswith("mood · ")
     assert hint[0].endswith(" · also doubtful: stars")
     assert hint[1:] == ("40 %", "60 %")
-    clean = control_columns.fields(space, [joined_verdict({name: part("good", 0.9) for name in ORDER}, ORDER)], hint=True)
+    clean = control_columns.fields(
+        space, [joined_verdict({name: part("good", 0.9) for name in ORDER}, ORDER)], hint=True
+    )
     assert (clean[columns.HINT][1], clean["coral_doubt"][1]) == ("", "")
 
 
@@ -185,7 +191,8 @@ def test_columns_of_controls_with_odd_names_do_not_meet() -> None:
 
 def test_the_least_sure_control_speaks_for_the_task() -> None:
     joined = joined_verdict(
-        {"mood": part("bad", 0.9), "topic": part("c", 0.6, Flag.INCONSISTENT), "stars": part(None, 0.8, Flag.NOISY)}, ORDER
+        {"mood": part("bad", 0.9), "topic": part("c", 0.6, Flag.INCONSISTENT), "stars": part(None, 0.8, Flag.NOISY)},
+        ORDER,
     )
     assert (joined.label, joined.score, joined.flag, joined.loss) == (
         write_controls({"mood": "bad", "topic": "c"}, ORDER),
