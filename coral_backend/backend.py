@@ -196,7 +196,11 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
             return None
         options = _with_options(self.settings, json.dumps(dict(project.options), sort_keys=True))
         return sample_from_task(
-            project.label_space, task, recorded_key=options.recorded_key, max_chars=options.max_text_chars
+            project.label_space,
+            task,
+            recorded_key=options.recorded_key,
+            max_chars=options.max_text_chars,
+            slice_key=options.slice_key,
         )
 
     def _serving_round(self, project: Project) -> int | None:
@@ -276,6 +280,8 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
             If nothing in the event can be used.
         ConflictError
             For ``START_TRAINING`` while a round is under way.
+        BudgetError, EndpointError, SettingsError
+            For ``START_TRAINING`` where the round would pause at once: no price for its budget, no Batch API.
         """
         event, data = _event_of(args, kwargs)
         handle = self._HANDLERS.get(event)
@@ -339,9 +345,11 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
 
     def _start_round(self, project: Project, data: Json) -> Json:  # noqa: ARG002
         from coral_backend import jobs
+        from coral_backend.launch import begin_round
 
         done = any(begun.status is RoundStatus.DONE for begun in self.store.rounds(project.id))
-        begun = jobs.request_round(self.settings, self.store, project.id, retrain=done)
+        begun = begin_round(self.store, self.settings, project.id, retrain=done)
+        jobs.request_advance(self.settings, begun.id, stage=begun.stage)
         return {"round": begun.name}
 
     _HANDLERS: dict[str, Callable[[CoralBackend, Project, Json], Json]] = {  # noqa: RUF012

@@ -25,6 +25,7 @@ from coral_backend.connect import reach, their_project
 from coral_backend.exceptions import CoralError, LabelStudioError, NotFoundError, SettingsError
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash
+from coral_backend.probe import remembered
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Project
@@ -351,6 +352,7 @@ def _project(
     yield _check(f"{name}: model", lambda: _model(settings, store, project))
     if {"annotator", "llm_model", "recorded_key"} & set(project.options):
         yield _check(f"{name}: annotator", lambda: _annotator(settings.with_options(project.options)))
+    yield from _takes(settings, store, project)
     if client is None:
         yield Check(f"{name}: Label Studio", Status.SKIP, "Label Studio cannot be asked.", "See above.")
         return
@@ -362,6 +364,19 @@ def _project(
     yield _check(f"{name}: webhook", lambda: _webhook(settings, client, project))
     yield _check(f"{name}: address filter", lambda: _address_filter(settings, client, project))
     yield _check(f"{name}: last event", lambda: _last_event(store, project, now))
+
+
+def _takes(settings: Settings, store: Store, project: Project) -> Iterator[Check]:
+    """Say what is remembered of the LLM's models; to ask them costs a request."""
+    try:
+        findings = remembered(store, settings, project)
+    except CoralError:  # the check of the annotator says what is wrong
+        return
+    cure = f"Ask it once: coral connect --project {project.id}. Else the first texts of a round find it out."
+    for found in findings:
+        known = found.takes is not None
+        status = Status.OK if known else Status.WARN
+        yield Check(f"project {project.id}: LLM", status, f"{found.told()}.", None if known else cure)
 
 
 def _model(settings: Settings, store: Store, project: Project) -> tuple[Status, str, str | None]:

@@ -50,6 +50,7 @@ from coral_backend.llm.base import Annotator, Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
+from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.controls import view_of
 from coral_backend.task_prompt import prompt_for
@@ -416,11 +417,12 @@ class RoundRunner:
 
     def _flag(self, step: Step) -> Stage:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
-        verdicts = kind_of(step.project.label_space).judge(self._work(step, step.project))
-        if verdicts is None:
+        judged = kind_of(step.project.label_space).judge(self._work(step, step.project))
+        if judged is None:
             return self._train_again(step)
+        verdicts = judged.verdicts
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
-        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
+        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **judged.facts}
         if step.round.parent_id is not None:
             metrics["effect"] = self.store.count_changes(step.project.id, step.round.parent_id, step.round.id)
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
@@ -472,7 +474,8 @@ class RoundRunner:
             report(len(rows), len(rows), {"version": version, "columns": done, "of": total})
 
         try:
-            shown = review.show(self.store, client, project, version, verdicts, told=told)
+            slices = slice_column(self.store, project_id, step.round.id)
+            shown = review.show(self.store, client, project, version, verdicts, slices=slices, told=told)
             metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
             report(len(rows), len(rows), {"version": version}, last=True)
             self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, **shown.to_json()})
@@ -486,7 +489,8 @@ class RoundRunner:
         if project.active_round is not None:
             client.select_version(project.id, project.model_version)
             serving = self.store.verdicts(project.id, project.active_round)
-            review.show(self.store, client, project, project.model_version, serving)
+            slices = slice_column(self.store, project.id, project.active_round)
+            review.show(self.store, client, project, project.model_version, serving, slices=slices)
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
@@ -816,7 +820,8 @@ def _widest(parts: Sequence[Part]) -> Sequence[Annotator]:
 
 def _sample(settings: Settings, project: Project, task: Mapping[str, Any]) -> Sample:
     space = project.label_space
-    return sample_from_task(space, task, recorded_key=settings.recorded_key, max_chars=settings.max_text_chars)
+    keys = {"recorded_key": settings.recorded_key, "slice_key": settings.slice_key}
+    return sample_from_task(space, task, max_chars=settings.max_text_chars, **keys)
 
 
 def _share(hits: Sequence[bool]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from coral_backend.controls import agreed_pairs
 from coral_backend.costs import CostLine, cost_lines, cost_of
 from coral_backend.effects import effect_of
+from coral_backend.slices import SliceLine, slice_lines
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Round, Spend, Stage
 
@@ -88,6 +89,8 @@ class ProjectStatus:
         The same by round and annotator.
     controls : mapping
         Of several controls: name to the counts, flags and agreement that the round that serves had for it; else empty.
+    slices : tuple of SliceLine
+        The parts of the corpus, the largest first, and how LLM and SLM do in each by the labels of people.
     """
 
     id: int
@@ -111,6 +114,7 @@ class ProjectStatus:
     cost: float | None = None
     costs: tuple[CostLine, ...] = ()
     controls: Mapping[str, Any] = field(default_factory=dict)
+    slices: tuple[SliceLine, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -160,6 +164,7 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
         cost=cost_of([one for spent in spending.values() for one in spent], tokens=sum(tokens.values())),
         costs=tuple(cost_lines(store, project_id, rounds)),
         controls=dict(serving.metrics.get("by_control") or {}) if serving else {},
+        slices=tuple(slice_lines(store, project)),
     )
 
 

@@ -264,12 +264,15 @@ class Sample:
         Why the task cannot be labelled (missing key, not a text, too long ...); None when it can.
     recorded : str or None
         A label that came with the task (``recorded`` annotator); None when there is none.
+    slice : str or None
+        The part of the corpus that it belongs to (``CORAL_SLICE_KEY``); None where nobody asked for parts. No label depends on it.
     """
 
     task_id: int
     text: str
     problem: str | None = None
     recorded: str | None = None
+    slice: str | None = None
 
     @property
     def content_hash(self) -> str:
@@ -542,6 +545,8 @@ class Verdict:
         ``Sample.content_hash`` of the text that was judged: a verdict about another text of the task does not count.
     details : tuple of Detail
         What was decided about the parts of a task that has several; empty for one label.
+    machine_label : str or None
+        What `label` would be without a person's word about this task; None in rounds of older versions of CORAL.
     """
 
     task_id: int
@@ -559,6 +564,7 @@ class Verdict:
     loss: float | None = None
     content_hash: str | None = None
     details: tuple[Detail, ...] = ()
+    machine_label: str | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
 from coral_backend.labels import read_controls
 from coral_backend.settings import Settings
+from coral_backend.slices import slice_lines, worth_showing
 from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Round, Sample
 
@@ -312,12 +313,14 @@ def quality(project_id: int) -> str:
     current = serving_or(store, project, request.args.get("round"))
     control = by_control.chosen(project, request.args.get("control"))
     agreement = by_control.agreement_of(store, project, control)
+    lines = slice_lines(store, project)
     view: dict[str, Any] = {
         "rounds": _judged_rounds(store, project),
         "agreement": [
             (done, agreement[done.id]) for done in reversed(store.rounds(project.id)) if done.id in agreement
         ],
         "asks_for": functools.partial(by_control.asks_for, control),
+        "slices": lines if worth_showing(lines) else [],
     }
     if current is not None:
         scores = by_control.scores_of(store, project, control, current)

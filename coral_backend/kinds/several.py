@@ -12,7 +12,7 @@ import numpy as np
 from coral_backend.controls import folder_name, joined_verdict, project_of, settings_of
 from coral_backend.corpus_arrays import UNLEARNED
 from coral_backend.exceptions import TrainingError
-from coral_backend.kinds.base import Kind, Work
+from coral_backend.kinds.base import Judged, Kind, Work
 from coral_backend.store.controls import view_of
 from coral_backend.types import Flag, LabelSpace, Progress, Sample, Source, Verdict
 
@@ -61,9 +61,18 @@ class SeveralControls:
             "slm_seconds": {stage: round(sum(one.get(stage, 0.0) for one in seconds), 3) for stage in stages},
         }
 
-    def judge(self, work: Work) -> list[Verdict] | None:
+    def judge(self, work: Work) -> Judged | None:
         """Return what each kind says of its control, joined by the task; ranked by the least sure control."""
-        return self._joined(work, lambda kind, part: kind.judge(part))
+        facts: dict[str, Mapping[str, Any]] = {}
+
+        def judge(kind: Kind, part: Work) -> list[Verdict] | None:
+            judged = kind.judge(part)
+            if judged is not None and part.project.control is not None:
+                facts[part.project.control] = judged.facts
+            return judged.verdicts if judged is not None else None
+
+        verdicts = self._joined(work, judge)
+        return None if verdicts is None else Judged(verdicts, _joined_slices(facts))
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
         """Judge new samples by every control."""
@@ -107,6 +116,18 @@ def _shifted(progress: Progress, name: str, place: int, parts: int) -> Progress:
     return told
 
 
+def _joined_slices(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a round keeps of its slices: each as the first control has it of which it is SLM-first, else the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for control, told in facts.items():
+        for one in told.get("slices") or ():
+            known = found.get(one["name"])
+            if known is None or (one["slm_first"] and not known["slm_first"]):
+                found[one["name"]] = {**one, "control": control}
+    counts = [told["n_slices"] for told in facts.values() if "n_slices" in told]
+    return {"slices": list(found.values()), "n_slices": max(counts)} if counts else {}
+
+
 def _said_alone(part: Work) -> list[Verdict]:
     """Return verdicts about a control that has no SLM: what was said of it, doubtful unless a person said it."""
     answers, human = part.store.llm_labels(part.project.id), part.store.human_labels(part.project.id)
@@ -129,6 +150,7 @@ def _said_alone(part: Work) -> list[Verdict]:
                 prediction_score=None if label is None else 1.0,
                 llm_label=given,
                 content_hash=sample.content_hash,
+                machine_label=given,
             )
         )
     return verdicts

@@ -10,6 +10,7 @@ from sqlalchemy.schema import CreateColumn
 
 from coral_backend.store.tables import (
     batches,
+    checks,
     control_labels,
     endpoints,
     metadata,
@@ -19,6 +20,7 @@ from coral_backend.store.tables import (
     projects,
     replies,
     rounds,
+    samples,
     second_looks,
     spend,
     verdicts,
@@ -72,6 +74,13 @@ def m007_details(connection: Connection) -> None:
     _add_missing_columns(connection, verdicts)
 
 
+def m008_slices(connection: Connection) -> None:
+    """Add the slice of a sample, the machine's own word beside a person's, and the tasks drawn for a gold check."""
+    checks.create(connection, checkfirst=True)
+    for table in (samples, verdicts):
+        _add_missing_columns(connection, table)
+
+
 def m009_controls(connection: Connection) -> None:
     """Keep what was said of each control; a project that may have several goes on with the one that it was begun with.
 
@@ -104,6 +113,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m005_review,
     m006_dashboard,
     m007_details,
+    m008_slices,
     m009_controls,
 )
 

@@ -98,7 +98,12 @@ def test_controls_of_another_text_and_broken_ones_are_left_out(caplog: pytest.Lo
 
 
 def part(label: str | None, score: float, flag: Flag = Flag.CLEAN, **more: Any) -> Verdict:
-    values = {"prediction_label": label, "prediction_score": score, "llm_label": label, "slm_label": label}
+    values: dict[str, Any] = {
+        "prediction_label": label,
+        "prediction_score": score,
+        "llm_label": label,
+        "slm_label": label,
+    }
     values |= {"slm_score": score, "p_clean": score, "loss": 0.5, **more}
     return Verdict(1, label, score, Source.LLM, flag, 1, **values)
 
