@@ -32,7 +32,7 @@ from coral_backend.slm.engine import Corpus, Distilled, SLMConfig
 from coral_backend.status import status_of
 from coral_backend.store import Store
 from coral_backend.store.controls import view_of
-from coral_backend.types import Answer, Flag, Project, Round, RoundStatus, Sample, Source
+from coral_backend.types import Answer, Flag, Project, Round, RoundStatus, Sample, Source, Stage
 from tests.stand_ins import FakeLabelStudio, QuickModel, quick_distil
 from tests.web_parts import basic, settings_in
 
@@ -242,6 +242,34 @@ def test_a_later_round_does_not_ask_about_what_a_person_filled(world: World) -> 
     world.llm.asked.clear()
     world.run()
     assert (FOOD, 2) not in world.llm.asked
+
+
+def test_labels_that_exist_already_are_an_object_of_them(tmp_path: Path) -> None:
+    studio = FakeLabelStudio(
+        {
+            1: {"text": "good", "said": {"mood": "good", "about food": "no", "gone": 3}},
+            2: {"text": "bad", "said": '{"mood": "bad", "about food": "maybe"}'},
+            3: {"text": "so", "said": "good"},
+        },
+        CONFIG,
+    )
+    settings = Settings.load({}, model_dir=tmp_path, annotator="recorded", recorded_key="said")
+    store = Store(settings.store_url)
+    client = cast("LabelStudioClient", studio)
+    refresh_project(store, client, 1)
+    runner = RoundRunner(store, settings, lambda: client)
+    begun = store.create_round(1, settings.public())
+    while runner.advance(begun.id).stage in (Stage.SYNC, Stage.ANNOTATE):
+        pass
+    found = store.llm_labels(1)
+    assert {task: read_controls(one.label) for task, one in found.items()} == {
+        1: {MOOD: "good", FOOD: "no"},
+        2: {MOOD: "bad"},
+        3: None,
+    }
+    assert "The recorded label 'maybe' is none of the 2 labels" in str(found[2].reason)
+    assert "holds no label" in str(found[3].reason)
+    store.close()
 
 
 def test_a_task_that_comes_later_is_labelled_by_both(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
