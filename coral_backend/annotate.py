@@ -18,13 +18,14 @@ from safetensors.numpy import load_file, save_file
 
 from coral_backend import corpus_arrays
 from coral_backend.exceptions import SettingsError
+from coral_backend.labels import SINGLE
 from coral_backend.llm.base import Annotator, Embed, Question, make_annotator
 from coral_backend.llm.replies import Replies
 from coral_backend.llm.spend import Meter
 from coral_backend.questions import Questions
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
-from coral_backend.types import Answer, Floats, Ints, Project, Said, Sample
+from coral_backend.types import Answer, Floats, Ints, LabelSpace, Project, Said, Sample
 from strategies.annotation import (
     ANNOTATION,
     SLM,
@@ -84,21 +85,28 @@ def make_team(
     return [leader, *(make_annotator(other, embed, replies, meter) for other in others)]
 
 
-def make_strategy(settings: Settings, annotators: Sequence[Annotator], labels: Sequence[str]) -> AnnotationStrategy:
+def make_strategy(settings: Settings, annotators: Sequence[Annotator], space: LabelSpace) -> AnnotationStrategy:
     """Return the annotation strategy that `settings` name; what is no LLM is asked once, whatever they name.
 
     Raises
     ------
     SettingsError
-        If there is no such strategy.
+        If there is no such strategy, or it weighs single labels and the label config asks for more.
     """
-    team = Team(len(annotators), settings.votes, tuple(labels))
+    team = Team(len(annotators), settings.votes, space.labels)
+    if space.kind != SINGLE and settings.annotation != "single":
+        raise SettingsError(
+            f"CORAL_ANNOTATION is {settings.annotation!r}, which weighs one label a task against others; "
+            f"<{space.tag} name={space.from_name!r}> takes more than one. Set it to 'single'."
+        )
     try:
         strategy = ANNOTATION.get(settings.annotation)(team)
     except UnknownStrategyError as error:
         raise SettingsError(f"CORAL_ANNOTATION is {settings.annotation!r}: {error}") from None
     if not annotators[0].is_llm:
         return Single(team)
+    if space.kind != SINGLE:
+        return strategy
     return Sampled(strategy, settings.votes) if settings.llm_confidence == "samples" else strategy
 
 
@@ -118,6 +126,8 @@ class Annotation:
         Called with all answers of the first wave; returns the opinion of a small model that learned from them.
     beside : sequence of int
         Further rounds whose opinions say what is usual, where a strategy compares samples.
+    decided : int
+        Samples that the last ``advance`` decided about.
     """
 
     store: Store
@@ -130,13 +140,21 @@ class Annotation:
     known: Mapping[int, Sequence[Opinion]] = field(default_factory=dict)
     look: Look | None = None
     beside: Sequence[int] = ()
+    decided: int = field(default=0, init=False)
 
-    def advance(self, undecided: Sequence[Sample], total: int, limit: int, report: Report) -> bool:
+    def advance(self, undecided: Sequence[Sample], total: int, limit: int, report: Report, *, beyond: int = 0) -> bool:
         """Ask the next questions about `undecided`, at most `limit`; return whether nothing is left to do.
 
         A strategy that compares samples gets them wave by wave: all have their first opinion before one has its second.
+
+        Parameters
+        ----------
+        total : int
+            Samples that are asked about in all, decided or not.
+        beyond : int
+            So many more samples are undecided, and not asked about now.
         """
-        left = list(undecided)
+        left, self.decided = list(undecided), 0
         while left:
             batch = left if self.strategy.waits else left[:limit]
             said = self._said(batch)
@@ -148,13 +166,15 @@ class Annotation:
             self._decide([(s, step, said.get(s.task_id, [])) for s, step in steps if isinstance(step, Decision)])
             asks = [(s, step) for s, step in steps if isinstance(step, Ask)]
             if asks:
-                open_now = len(left) - len(batch) + len(asks)
+                open_now = len(left) - len(batch) + len(asks) + beyond
                 count = _Count(report, total - open_now, total, {"wave": depth + 1} if strategy.waits else {})
                 self._ask(asks[:limit], said, strategy, self.questions, count)
+                self.decided += len(batch) - len(asks) + count.decided
                 return count.decided == open_now
             decided = {s.task_id for s in wave}
+            self.decided += len(decided)
             left = [s for s in left if s.task_id not in decided]
-        return True
+        return beyond == 0
 
     def opinions_on(self, samples: Sequence[Sample]) -> dict[int, list[Opinion]]:
         """Return what the strategy knows of each of `samples` by now, by task id."""
@@ -321,10 +341,10 @@ def known_from_round(
     """
     found: dict[int, list[Opinion]] = defaultdict(list)
     for task_id, answer in store.llm_labels(project.id).items():
-        if answer.label in project.label_space.labels:
+        if project.label_space.allows(answer.label):
             found[task_id].append(_opinion(answer, asked=False))
     arrays = None
-    if project.active_round is not None:
+    if project.active_round is not None and project.label_space.kind == SINGLE:
         arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
     if arrays is not None and arrays.probs.shape[1] == len(project.label_space.labels):
         labels = project.label_space.labels

@@ -10,13 +10,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, known_from_round, make_strategy, make_team, small_opinions
 from coral_backend.costs import meter_for
 from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, UnavailableError
 from coral_backend.heartbeat import kept_alive
+from coral_backend.kinds import Work, kind_of
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.questions import Questions
@@ -25,11 +24,8 @@ from coral_backend.settings import Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
-    UNLABELED,
     Answer,
     Flag,
-    Floats,
-    Ints,
     Project,
     Round,
     RoundStatus,
@@ -46,16 +42,6 @@ RETRY_SECONDS = 60.0
 """After Label Studio or another part was away."""
 PERSON_SECONDS = 900.0
 """After a failure that a person must mend, or the next round does."""
-
-
-@dataclass(frozen=True)
-class NewAnswers:
-    """What the SLM says about tasks it was not trained on; same fields as a training's."""
-
-    probs: Floats
-    losses: Floats
-    p_clean: Floats
-    features: Floats
 
 
 def catch_up(store: Store, settings: Settings, connect: Callable[[], LabelStudioClient], project_id: int) -> int:
@@ -165,7 +151,7 @@ class CatchUp:
         embed = lazy_embed(settings)
         meter = meter_for(self.store, settings, project, None)
         team = make_team(settings, embed, self.store.replies, meter)
-        strategy = make_strategy(settings, team, project.label_space.labels)
+        strategy = make_strategy(settings, team, project.label_space)
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         demos = serving.demos if serving else ()
         annotation = Annotation(
@@ -201,32 +187,17 @@ class CatchUp:
 
     def _judge(self, samples: Sequence[Sample], serving: Round) -> list[Verdict]:
         """Judge new samples beside the corpus of the round that serves, and keep their verdicts with it."""
-        from coral_backend.slm.engine import Model
-
-        folder = corpus_arrays.round_folder(self.settings, serving)
-        arrays = corpus_arrays.load_arrays(folder)
-        if arrays is None:
+        work = Work(self.store, self.project, self.settings, corpus_arrays.round_folder(self.settings, serving))
+        verdicts = kind_of(self.project.label_space).judge_new(work, samples)
+        if verdicts is None:
             raise ModelFileError(
-                f"The SLM's arrays of round {serving.name} are missing in {folder}; new tasks cannot be judged. "
+                f"The SLM's arrays of round {serving.name} are missing in {work.folder}; new tasks cannot be judged. "
                 "Run coral round --retrain, and look whether all workers share one MODEL_DIR."
             )
-        model, project = Model.load(model_folder(self.settings, serving)), self.project
-        probs, features = model.predict([s.text for s in samples])
-        answers, human = self.store.llm_labels(project.id), self.store.human_labels(project.id)
-        losses = _losses(probs, corpus_arrays.tabulate(project, samples, answers, human).llm_labels)
-        new = [s.task_id for s in samples]
-        arrays = arrays.extended(new, NewAnswers(probs, losses, model.p_clean(losses), features))
-        corpus_arrays.save_arrays(folder, arrays.task_ids, arrays)
-        verdicts = corpus_arrays.verdicts(self.store, project, arrays, self.settings.p_threshold)
-        chosen = [v for v in verdicts if v.task_id in set(new)]
-        self.store.put_verdicts(project.id, serving.id, chosen, None)
+        new = {sample.task_id for sample in samples}
+        chosen = [v for v in verdicts if v.task_id in new]
+        self.store.put_verdicts(self.project.id, serving.id, chosen, None)
         return chosen
-
-
-def _losses(probs: Floats, labels: Ints) -> Floats:
-    """Return the cross-entropy in nats of each label, NaN where there is none."""
-    given = np.clip(probs[np.arange(len(labels)), np.where(labels == UNLABELED, 0, labels)], 1e-12, 1.0)
-    return np.where(labels == UNLABELED, np.nan, -np.log(given))
 
 
 def _first_answers(project: Project, samples: Sequence[Sample], answers: dict[int, Answer]) -> list[Verdict]:
@@ -245,5 +216,5 @@ def _first_answers(project: Project, samples: Sequence[Sample], answers: dict[in
             content_hash=s.content_hash,
         )
         for s in samples
-        if (a := answers.get(s.task_id)) is not None and a.label in space.labels
+        if (a := answers.get(s.task_id)) is not None and space.allows(a.label)
     ]

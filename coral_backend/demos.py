@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral_backend import corpus_arrays
+from coral_backend.labels import SINGLE
 from coral_backend.settings import Settings
 from coral_backend.store import Store
-from coral_backend.types import Demo, Flag, Floats, Ints, Project, Sample
+from coral_backend.types import UNLABELED, Demo, Flag, Floats, Ints, Project, Sample
 from strategies.demonstration import DEMONSTRATIONS, nearest
 from strategies.demonstration.base import Bools
 
@@ -24,8 +25,10 @@ class Verified:
 
     Attributes
     ----------
+    names : tuple of str
+        What was said: the labels of the config, or of a kind that can say more, what was said of any sample.
     labels : ndarray
-        Shape (N,), index into the label space, -1 where there is none.
+        Shape (N,), index into `names`, -1 where there is none.
     eligible : ndarray
         Shape (N,), bool: clean or labelled by a person, and the label still exists.
     features : ndarray
@@ -34,6 +37,7 @@ class Verified:
 
     task_ids: Ints
     texts: list[str]
+    names: tuple[str, ...]
     labels: Ints
     eligible: Bools
     features: Floats
@@ -53,11 +57,15 @@ class Verified:
         keep = np.array([t in judged for t in arrays.task_ids.tolist()], dtype=bool)
         ids = arrays.task_ids[keep].tolist()
         said = [human[t].label if t in human else verdicts[t].label for t in ids]
-        labels = np.array([space.index(label) for label in said], dtype=np.int64)
+        heard = sorted({one for one in said if one is not None and space.allows(one)})
+        names = space.labels if space.kind == SINGLE else tuple(heard)
+        index: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+        labels = np.array([index.get(one, UNLABELED) for one in said], dtype=np.int64)
         trusted = np.array([t in human or verdicts[t].flag is Flag.CLEAN for t in ids], dtype=bool)
         return cls(
             arrays.task_ids[keep],
             [samples[t].text for t in ids],
+            names,
             labels,
             trusted & (labels >= 0),
             arrays.features[keep],
@@ -71,17 +79,16 @@ def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[De
         if project.active_round is None:
             return ()
         return store.round(project.active_round).demos  # a rollback may serve a round whose arrays are no longer kept
-    space = project.label_space
     index = DEMONSTRATIONS.get(settings.demonstration)(
         texts=verified.texts,
         labels=verified.labels,
         eligible=verified.eligible,
         features=verified.features,
         n=settings.n_demos,
-        n_classes=len(space.labels),
+        n_classes=max(len(verified.names), 1),
         rng=np.random.default_rng(settings.seed),
     )
-    return tuple(Demo(verified.texts[i], space.labels[verified.labels[i]]) for i in index)
+    return tuple(Demo(verified.texts[i], verified.names[verified.labels[i]]) for i in index)
 
 
 class Neighbours:
@@ -119,10 +126,10 @@ class Neighbours:
         own = np.array([self._by_text.get(s.text.strip(), -1) for s in samples], dtype=np.int64)
         return nearest(self._features(samples), v.features, shown, n, own=own)
 
-    def demos(self, places: Ints, labels: Sequence[str]) -> tuple[Demo, ...]:
+    def demos(self, places: Ints) -> tuple[Demo, ...]:
         """Return what is shown of the samples in these places."""
         v = self._verified
-        return tuple(Demo(v.texts[i], labels[v.labels[i]]) for i in places.tolist())
+        return tuple(Demo(v.texts[i], v.names[v.labels[i]]) for i in places.tolist())
 
     def labels(self, places: Ints) -> Ints:
         """Return the labels of the samples in these places."""

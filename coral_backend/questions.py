@@ -115,7 +115,7 @@ class Questions:
             only = None if candidates is None else [self._space.index(label) for label in candidates]
             places = self._neighbours.find([batch[i][0] for i in rows], self._settings.n_demos, only)
             for i, near in zip(rows, places, strict=True):
-                found[i] = self._neighbours.demos(near, self._space.labels)
+                found[i] = self._neighbours.demos(near)
         return found
 
     def _listed(self, samples: Sequence[Sample]) -> list[tuple[str, ...] | None]:

@@ -159,12 +159,7 @@ def _look(project: Project, verdict: Verdict, human: HumanLabel) -> SecondLook |
     said, score = verdict.slm_label, verdict.slm_score
     if said is None or score is None or human.label is None or human.ground_truth:
         return None
-    if (
-        said != verdict.llm_label
-        or said == human.label
-        or score < SURE
-        or human.label not in project.label_space.labels
-    ):
+    if said != verdict.llm_label or said == human.label or score < SURE or not project.label_space.allows(human.label):
         return None
     return SecondLook(verdict.task_id, human.label, human.annotation_id, human.updated_at, said, score)
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ from coral_backend.exceptions import (
     UnavailableError,
 )
 from coral_backend.heartbeat import kept_alive
+from coral_backend.kinds import Work, kind_of
+from coral_backend.labels import SINGLE
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -46,7 +48,7 @@ from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
-from coral_backend.slices import slice_column, told_of_slices
+from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
@@ -63,8 +65,8 @@ from coral_backend.types import (
     Stage,
     Verdict,
 )
+from coral_backend.unanswered import Unanswered
 from strategies.demonstration import DEMONSTRATIONS
-from strategies.distillation.label_names import label_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -261,10 +263,13 @@ class RoundRunner:
             return Stage.ANNOTATE
         if not in_batches and self._called_back(step, annotation):
             return Stage.ANNOTATE
-        todo, total = self.unanswered(step)
-        limit = len(todo) if in_batches else step.settings.annotate_chunk
         try:
-            finished = annotation.advance(todo, total, limit, self._reporter(step))
+            if in_batches or annotation.strategy.waits:
+                todo, left, total = self.unanswered(step).count()
+                limit = left if in_batches else step.settings.annotate_chunk
+                finished = annotation.advance(todo, total, limit, self._reporter(step))
+            else:
+                finished = self._ask_some(step, annotation)
         except BudgetError:
             if not self._waits_for_batches(step):  # else what those really take may leave some
                 raise
@@ -272,7 +277,7 @@ class RoundRunner:
         if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
-        orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
+        orders = [s.task_id for s in self._all_samples(step) if gives_orders(s.text)]
         told = {
             "task_strategy": annotation.questions.strategy.name,
             "links": links,
@@ -295,7 +300,7 @@ class RoundRunner:
         embed = lazy_embed(settings)
         meter = meter_for(self.store, settings, project, step.round)
         team = make_team(settings, embed, self.store.replies, meter)
-        strategy = make_strategy(settings, team, project.label_space.labels)
+        strategy = make_strategy(settings, team, project.label_space)
         known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
@@ -308,12 +313,12 @@ class RoundRunner:
             strategy,
             questions,
             known,
-            self._look(step, embed),
+            self._look(step, embed) if strategy.uses_small_model else None,
         )
 
     def _look(self, step: Step, embed: Embed) -> FirstLook | None:
         """Return the small model of a first round, which has no other."""
-        if step.project.active_round is not None:
+        if step.project.active_round is not None or step.project.label_space.kind != SINGLE:
             return None
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
         folder = corpus_arrays.round_folder(step.settings, step.round)
@@ -348,46 +353,26 @@ class RoundRunner:
 
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
-        from coral_backend.slm.engine import Corpus, SLMConfig, distil
-
         project = self.store.project(step.project.id)  # its counter is read before the labels it counts
-        table = corpus_arrays.read(self.store, project)
-        if table.size == 0:
+        work = self._work(step, project)
+        if all(sample.problem is not None for sample in self.store.samples(project.id)):
             raise InputError(_nothing_to_label(project, 0))
-        space = project.label_space
-        about = [label_sentences(label, space.definitions.get(label, "")) for label in space.labels]
-        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(space.labels), about)
-        folder = corpus_arrays.round_folder(step.settings, step.round)
-        report = self._reporter(step)
-        # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
-        config = replace(SLMConfig.from_settings(step.settings), frozen_view=not self._is_embedded(project))
-        distilled = distil(corpus, config, progress=report, save_to=folder / "model")
-        corpus_arrays.save_arrays(folder, table.task_ids, distilled)
-        metrics = {
-            **step.round.metrics,
-            "history": distilled.history,
-            "gmm": distilled.gmm,
-            "notes": distilled.notes,
-            "slm_seconds": distilled.seconds,
-        }
+        facts = kind_of(project.label_space).distil(work, self._reporter(step))
+        metrics = {**step.round.metrics, **facts}
         self.store.update_round(step.round.id, step.lease, metrics=metrics, through_change=project.changes)
         return Stage.FLAG
 
-    def _is_embedded(self, project: Project) -> bool:
-        """Say whether most labels come from the embedded annotator."""
-        names = Counter(answer.annotator.partition(":")[0] for answer in self.store.llm_labels(project.id).values())
-        return names["embedded"] * 2 > names.total()
+    def _work(self, step: Step, project: Project) -> Work:
+        return Work(self.store, project, step.settings, corpus_arrays.round_folder(step.settings, step.round))
 
     def _flag(self, step: Step) -> Stage:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
-        folder = corpus_arrays.round_folder(step.settings, step.round)
-        arrays = corpus_arrays.load_arrays(folder)
-        if arrays is None:
+        work = self._work(step, step.project)
+        verdicts = kind_of(step.project.label_space).judge(work)
+        if verdicts is None:
             return self._train_again(step)
-        judged = corpus_arrays.judge(self.store, step.project, arrays, step.settings.p_threshold)
-        verdicts = judged.verdicts
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
-        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **told_of_slices(judged.slices)}
+        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **work.facts}
         if step.round.parent_id is not None:
             metrics["effect"] = self.store.count_changes(step.project.id, step.round.parent_id, step.round.id)
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
@@ -459,29 +444,31 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def unanswered(self, step: Step) -> tuple[list[Sample], int]:
-        """Return the samples that this round must still ask about, and how many it asks about in all.
+    def _ask_some(self, step: Step, annotation: Annotation) -> bool:
+        """Ask about the next samples; return whether none is left.
 
-        A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
-        neither clean nor labelled by a person (the paper's refinery, section 2, component 4).
+        Where the last chunk ended is in the round's progress, so that what lies before is not read again, but for once at the
+        end: a text may have been changed meanwhile.
         """
-        project = step.project
-        usable = project.label_space.labels
-        answers = self.store.llm_labels(project.id)
-        told = {t for t, a in answers.items() if a.label in usable or a.label is None}
-        samples = self.store.samples(project.id)
-        done = told
-        if step.round.number > 1 and step.round.revision == 0 and project.active_round is not None:
-            previous = self.store.verdicts(project.id, project.active_round)
-            clean = {v.task_id for v in previous if v.flag is Flag.CLEAN and v.label in usable}
-            asked = self.store.llm_labels(project.id, round_number=step.round.number)
-            done = (told & clean) | set(asked)
-            settled = clean | set(self.store.human_labels(project.id))
-            total = sum(sample.task_id not in settled for sample in samples)
-        else:
-            total = len(samples)
-        human = set(self.store.human_labels(project.id))
-        return [s for s in samples if s.task_id not in done and s.task_id not in human], total
+        unanswered, limit = self.unanswered(step), step.settings.annotate_chunk
+        progress = self.store.round(step.round.id).progress
+        asking = dict(progress.get("asking") or {})
+        todo = unanswered.first(limit, after=asking["after"]) if asking else []
+        at_the_end = not todo
+        if at_the_end:
+            todo, asking["left"], asking["total"] = unanswered.count(limit)
+        asking["after"] = todo[0].task_id - 1 if todo else 0
+        self.store.update_round(step.round.id, step.lease, progress={**progress, "asking": asking})
+        beyond = max(0, asking["left"] - len(todo))
+        finished = annotation.advance(todo, asking["total"], limit, self._reporter(step), beyond=beyond)
+        progress = self.store.round(step.round.id).progress
+        asking["left"] = beyond + len(todo) - annotation.decided
+        self.store.update_round(step.round.id, step.lease, progress={**progress, "asking": asking})
+        return finished and at_the_end
+
+    def unanswered(self, step: Step) -> Unanswered:
+        """Return what tells which samples this round must still ask about."""
+        return Unanswered(self.store, step.project, step.round)
 
     def _demos(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
         """Return the round's demonstrations; they are chosen once and kept with it."""
@@ -496,6 +483,13 @@ class RoundRunner:
         progress = {**self.store.round(step.round.id).progress, "demos_chosen": len(demos)}
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
+
+    def _all_samples(self, step: Step) -> Iterator[Sample]:
+        """Yield every sample, without holding more than some of them."""
+        after = 0
+        while page := self.store.sample_page(step.project.id, after, SYNC_CHUNK):
+            yield from page
+            after = page[-1].task_id
 
     def first_samples(self, step: Step) -> list[Sample]:
         """Return the few random samples that are labelled without demonstrations."""
@@ -526,7 +520,7 @@ class RoundRunner:
         annotation.ask_once(missing, last, annotation.questions.zero_shot(), self._reporter(step))
         said: dict[int, Answer | HumanLabel] = {**self.store.llm_labels(step.project.id), **human}
         labels = ((s.text, said[s.task_id].label) for s in chosen if s.task_id in said)
-        return tuple(Demo(text, label) for text, label in labels if label in space.labels)
+        return tuple(Demo(text, label) for text, label in labels if label is not None and space.allows(label))
 
     def _reporter(self, step: Step) -> Reporter:
         return Reporter(self.store, step, self._watch)

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, SPANS, read_controls, read_set, read_spans
+
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 
@@ -19,6 +21,10 @@ UNLABELED = -1
 
 Progress: TypeAlias = Callable[[int, int, Mapping[str, Any]], None]
 """``progress(done, total, detail)``: called often; may raise ``RoundStopped`` or ``LeaseLostError`` to end the work."""
+
+
+NOTHING = "(none)"
+"""What people read of an empty set of labels, and of a text without spans."""
 
 
 class Flag(StrEnum):
@@ -78,9 +84,14 @@ class LabelSpace:
     parts : tuple of (str, str)
         Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
     forms : mapping of str to tuple of str
-        By key, how a value that is no plain text is read: ``("html",)`` or ``("dialogue", name key, text key)``.
+        By key, how a value that is no plain text is read: ``("html",)``, ``("dialogue", name key, text key)``, ``("row",)`` for an
+        object of columns, or ``("row", key, key ...)`` for columns that are keys of the task.
     nested : bool
         Whether labels are paths, as ``control_tags/paths.py`` writes them.
+    kind : str
+        What is said of a task with this control, and how it is written as one string: see ``labels.py``.
+    controls : tuple of LabelSpace
+        Those of a config with several, each with its own kind; the fields above are then the first one's.
     """
 
     tag: str
@@ -92,16 +103,28 @@ class LabelSpace:
     parts: tuple[tuple[str, str], ...] = ()
     forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     nested: bool = False
+    kind: str = SINGLE
+    controls: tuple[LabelSpace, ...] = ()
+
+    @property
+    def is_row(self) -> bool:
+        """Whether a sample is a row of a table; its text is a JSON object then."""
+        return self.forms.get(self.text_key, ("",))[0] == "row"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of ``task["data"]`` that are the columns of a row; empty where the row is one object, or there is none."""
+        return self.forms[self.text_key][1:] if self.is_row else ()
 
     @property
     def text_keys(self) -> tuple[str, ...]:
         """The keys of ``task["data"]`` that hold the sample's text."""
-        return tuple(key for _, key in self.parts) or (self.text_key,)
+        return tuple(key for _, key in self.parts) or self.columns or (self.text_key,)
 
     @property
     def shown_key(self) -> str | None:
         """The key whose column shows people the sample; None where it takes several."""
-        return None if self.parts else self.text_key
+        return None if self.parts or self.columns else self.text_key
 
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""
@@ -110,12 +133,46 @@ class LabelSpace:
         except ValueError:
             return UNLABELED
 
+    def allows(self, said: str | None) -> bool:
+        """Say whether `said`, as ``labels.py`` writes it, can be said with the labels that the config has now."""
+        if said is None:
+            return False
+        if self.kind == MULTIPLE:
+            chosen = read_set(said)
+            return chosen is not None and set(chosen) <= set(self.labels)
+        if self.kind == SPANS:
+            spans = read_spans(said)
+            return spans is not None and all(span.label in self.labels for span in spans)
+        if self.kind == SEVERAL:
+            by_control, spaces = read_controls(said), {space.from_name: space for space in self.controls}
+            return by_control is not None and all(
+                name in spaces and spaces[name].allows(one) for name, one in by_control.items()
+            )
+        return said in self.labels
+
+    def shown(self, said: str, text: str = "") -> str:
+        """Return what people read of `said`: the labels, and of spans also the words, where `text` is given."""
+        if self.kind == MULTIPLE:
+            return ", ".join(read_set(said) or ()) or NOTHING
+        if self.kind == SPANS:
+            spans = read_spans(said) or ()
+            return "; ".join(f"{s.label}: {text[s.start : s.end]}" if text else s.label for s in spans) or NOTHING
+        if self.kind == SEVERAL:
+            by_control = read_controls(said) or {}
+            told = {
+                s.from_name: s.shown(by_control[s.from_name], text) for s in self.controls if s.from_name in by_control
+            }
+            return "; ".join(f"{name}: {one}" for name, one in told.items()) or NOTHING
+        return said
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``from_json`` restores an equal object. What is empty is left out: it is the usual."""
         more = {
             "parts": [list(part) for part in self.parts],
             "forms": {key: list(form) for key, form in self.forms.items()},
             "nested": self.nested,
+            "kind": "" if self.kind == SINGLE else self.kind,
+            "controls": [control.to_json() for control in self.controls],
         }
         return {
             **{name: value for name, value in more.items() if value},
@@ -132,7 +189,9 @@ class LabelSpace:
         """Restore what ``to_json`` returned."""
         parts = tuple((title, key) for title, key in data.get("parts", ()))
         forms = {key: tuple(form) for key, form in data.get("forms", {}).items()}
-        return cls(**{**data, "labels": tuple(data["labels"]), "parts": parts, "forms": forms})
+        controls = tuple(cls.from_json(control) for control in data.get("controls", ()))
+        more = {"labels": tuple(data["labels"]), "parts": parts, "forms": forms, "controls": controls}
+        return cls(**{**data, **more})
 
 
 @dataclass(frozen=True)
@@ -415,6 +474,41 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class Detail:
+    """What was decided about one part of a task: a label of a set, a span, a control.
+
+    Attributes
+    ----------
+    name : str
+        Of the part: the label, ``"start:end"`` of the span, the control's name.
+    label : str or None
+        What is said of it now: ``"yes"`` or ``"no"`` of a label in a set, a span's label, a control's answer; None: nothing.
+    score : float or None
+        Probability in [0, 1] that `label` is right.
+    flag : Flag
+        Of this part alone.
+    source : Source or None
+        Whose `label` it is.
+    llm_label, slm_label : str or None
+        What either says of it.
+    slm_score : float or None
+        The SLM's out-of-sample probability of `slm_label`, in [0, 1].
+    p_clean : float or None
+        As for a ``Verdict``.
+    """
+
+    name: str
+    label: str | None
+    score: float | None
+    flag: Flag
+    source: Source | None = None
+    llm_label: str | None = None
+    slm_label: str | None = None
+    slm_score: float | None = None
+    p_clean: float | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The label that would be exported now, and why.
 
@@ -438,6 +532,8 @@ class Verdict:
         Place in the review queue; 1 is the most doubtful.
     content_hash : str or None
         ``Sample.content_hash`` of the text that was judged: a verdict about another text of the task does not count.
+    details : tuple of Detail
+        What was decided about the parts of a task that has several; empty for one label.
     machine_label : str or None
         What `label` would be without a person's word about this task; None in rounds of older versions of CORAL.
     """
@@ -456,6 +552,7 @@ class Verdict:
     p_clean: float | None = None
     loss: float | None = None
     content_hash: str | None = None
+    details: tuple[Detail, ...] = ()
     machine_label: str | None = None
 
 

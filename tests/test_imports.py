@@ -22,13 +22,13 @@ FILES = sorted(
     if path.exists()
 )
 
-LEAVES = {"types", "exceptions", "settings", "logs"}
+LEAVES = {"labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
-    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "questions", "review",
-    "slices", "task_prompt",
-} & {Path(name).stem for name in FILES}  # fmt: skip
-"""Modules beside ``rounds`` that are parts of it."""
+    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "questions", "review",
+    "slices", "task_prompt", "unanswered",
+}  # fmt: skip
+"""Modules and packages beside ``rounds`` that are parts of it."""
 
 TORCH = ("coral_backend/slm/", "strategies/distillation/")
 ENVIRONMENT = ("coral_backend/settings.py",)

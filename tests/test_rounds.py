@@ -62,8 +62,8 @@ class CountingLLM:
 class World:
     """A store, a Label Studio in memory, an annotator, and the runner between them."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings = Settings.load({}, model_dir=folder, n_demos=2, annotate_chunk=3)
+    def __init__(self, folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings = Settings.load({"DATABASE_URL": url}, model_dir=folder, n_demos=2, annotate_chunk=3)
         self.store = Store(self.settings.store_url)
         self.studio = FakeLabelStudio({i + 1: {"text": text} for i, text in enumerate(TEXTS)})
         self.llm = CountingLLM()
@@ -87,8 +87,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World(tmp_path, monkeypatch)
+def world(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, url, monkeypatch)
     yield made
     made.store.close()
 

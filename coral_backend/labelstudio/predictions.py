@@ -17,7 +17,7 @@ def prediction_row(space: LabelSpace, version: str, verdict: Verdict) -> Predict
 
     A verdict without a label, or with one that the config no longer has, gives a prediction that chooses nothing.
     """
-    label = verdict.prediction_label if verdict.prediction_label in space.labels else None
+    label = verdict.prediction_label if space.allows(verdict.prediction_label) else None
     score = verdict.prediction_score if label is not None else None
     return verdict.task_id, to_regions(space, label, score, marker=flag_token(version, verdict.flag)), score, version
 
@@ -42,6 +42,6 @@ def prediction_rows(space: LabelSpace, version: str, verdicts: Iterable[Verdict]
 
 def _other_row(space: LabelSpace, version: str, verdict: Verdict) -> PredictionRow | None:
     label, score = verdict.slm_label, verdict.slm_score
-    if verdict.source is Source.HUMAN or label not in space.labels or label == verdict.prediction_label:
+    if verdict.source is Source.HUMAN or not space.allows(label) or label == verdict.prediction_label:
         return None
     return verdict.task_id, to_regions(space, label, score), score, other_version(version)

@@ -8,6 +8,7 @@ from typing import Any
 
 from coral_backend.exceptions import InputError
 from coral_backend.labelstudio.control_tags import from_result
+from coral_backend.labelstudio.rows import row_of
 from coral_backend.labelstudio.slices import slice_of
 from coral_backend.labelstudio.texts import kind, plain, text_of
 from coral_backend.types import HumanLabel, LabelSpace, Sample
@@ -49,7 +50,10 @@ def sample_from_task(
     if not isinstance(data, Mapping):
         return Sample(task_id, "", problem=f"the task's data is {kind(data)}; it must be an object")
     recorded = plain(data.get(recorded_key)) if recorded_key else None
-    text, problem = text_of(space, data, max_chars)
+    if space.is_row:
+        text, problem = row_of(space.text_key, space.columns, data, max_chars)
+    else:
+        text, problem = text_of(space, data, max_chars)
     return Sample(task_id, text, problem, recorded or None, slice_of(data, text, slice_key))
 
 

@@ -12,10 +12,12 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from coral_backend.llm.parse import read_label, read_sureness
+from coral_backend.labels import SINGLE
+from coral_backend.llm.forms import FORMS, Form
+from coral_backend.llm.parse import read_sureness
 from coral_backend.types import Demo, LabelSpace
 from strategies.tasks import TaskStrategy
 
@@ -62,6 +64,22 @@ _ORDERS = re.compile(
     r"|\"label\"\s*:",
     re.IGNORECASE | re.DOTALL,
 )
+_ORDER_WORDS = (
+    *(
+        "ignore",
+        "disregard",
+        "forget",
+        "override",
+        "you are now",
+        "system prompt",
+        "<im_",
+        "<|",
+        "<system",
+        "<endoftext",
+    ),
+    *("inst]", "answer", "reply", "respond", "output", "label", "classify"),
+)
+"""What ``_ORDERS`` begins with: most texts hold none of it, and to look for it takes a twentieth of the time."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -85,6 +103,8 @@ class Prompt:
         What the labels mean; the label config's words win over the strategy's.
     demos : tuple of Demo
         In-context demonstrations, texts already cleaned and cut.
+    kind : str
+        Of the answer; see ``labels.py``.
     version : str
         Twelve hex digits; equal when and only when every request for a text would be equal.
     """
@@ -100,6 +120,7 @@ class Prompt:
     context: int
     answer_tokens: int
     version: str
+    kind: str
     _system: str
     _frame: str
     _before: str
@@ -146,8 +167,11 @@ class Prompt:
         allowed = labels if candidates else space.labels
         definitions = {label: space.definitions.get(label) or strategy.definition(label) for label in labels}
         definitions = {label: _one_line(text) for label, text in definitions.items() if text}
-        kept = tuple(Demo(clean(d.text, MAX_DEMO_CHARS), d.label) for d in demos if d.label in labels)
-        codes = _codes(labels, allowed) if coded else {}
+        form, shown = FORMS[space.kind], replace(space, labels=labels)
+        kept = tuple(
+            Demo(clean(strategy.shown(d.text), MAX_DEMO_CHARS), d.label) for d in demos if shown.allows(d.label)
+        )
+        codes = _codes(labels, allowed) if coded and form.weighed else {}
         words = _words(labels, definitions)
         system = _tidy(strategy.task_description.format_map(words)) + "\n\n" + _DATA_RULE
         frame = _tidy(strategy.demonstration.format_map({**words, "demonstrations": _SLOT}))
@@ -161,21 +185,28 @@ class Prompt:
         decisive = [RULES_VERSION, system, before, after, labels, allowed, sorted(definitions.items()), max_chars]
         decisive += [frame, context, answer_tokens, sorted(codes.items())]
         decisive += [_anchors(strategy, labels), [[d.text, d.label] for d in kept]]
+        decisive += [[name, column.about] for name, column in strategy.columns.items()]
+        decisive += [] if space.kind == SINGLE else [space.kind]
         version = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         return cls(
             strategy, labels, allowed, codes, verbalised, definitions, kept, max_chars, context, answer_tokens, version,
-            system, frame, before, after,
+            space.kind, system, frame, before, after,
         )  # fmt: skip
 
+    @property
+    def form(self) -> Form:
+        """How the answer is asked for and read."""
+        return FORMS[self.kind]
+
     def clean(self, text: str) -> str:
-        """Return `text` as it is sent: cut, and without characters that break JSON, a database or a mark."""
-        return clean(text, self.max_chars)
+        """Return `text` as it is sent: rows told column by column, cut, without characters that break JSON, a database or a mark."""
+        return clean(self.strategy.shown(text), self.max_chars)
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """Return the chat messages that ask for the label of `text`; what is the same for all texts comes first."""
         data = self.clean(text)
         mark = self._mark(data)
-        lines = _lines(self.demos)
+        lines = [json.dumps(self.form.example(demo), ensure_ascii=False) for demo in self.demos]
         room = self._room()
         if room is not None:
             room -= len(mark) * 2 + 2
@@ -187,18 +218,15 @@ class Prompt:
 
     def repair(self, text: str, answer: str) -> list[dict[str, str]]:
         """Return the messages that ask once more after `answer`, which named no label."""
-        allowed = json.dumps(list(self.codes or self.labels), ensure_ascii=False)
-        again = f'Your answer is not one of the labels. Reply with nothing but JSON: {{"label": "..."}}, with one of {allowed}.'
         return [
             *self.messages(text),
             {"role": "assistant", "content": clean(answer, 500)},
-            {"role": "user", "content": again},
+            {"role": "user", "content": self.form.again(self)},
         ]
 
     def response_format(self) -> dict[str, Any]:
         """Return the JSON schema of an answer, for endpoints that can confine the model to it."""
-        answers = list(self.codes) or list(self.allowed if len(self.allowed) <= MAX_ENUM else self.labels)
-        properties: dict[str, Any] = {"label": {"type": "string", "enum": answers}}
+        properties = self.form.properties(self, self.allowed if len(self.allowed) <= MAX_ENUM else self.labels)
         if self.verbalised:
             properties["confidence"] = {"type": "integer"}
         schema = {
@@ -209,17 +237,18 @@ class Prompt:
         }
         return {"type": "json_schema", "json_schema": {"name": "annotation", "strict": True, "schema": schema}}
 
-    def read(self, answer: str) -> tuple[str | None, str | None]:
-        """Return the label that an answer names, and None; or None and the reason why it names none."""
-        label, reason = read_label(answer, (*self.codes, *self.allowed))
-        return (self.codes.get(label, label), None) if label is not None else (None, reason)
+    def read(self, answer: str, text: str = "") -> tuple[str | None, str | None]:
+        """Return what an answer says about `text`, and None; or None and the reason why it says nothing."""
+        return self.form.read(answer, self, self.clean(text))
 
     def sureness(self, answer: str) -> float | None:
         """Return how sure the model says it is, in [0, 1]; None where it was not asked or did not say."""
         return read_sureness(answer) if self.verbalised else None
 
     def answers(self) -> dict[str, str]:
-        """Return what the model may write -> the label that it means."""
+        """Return what the model may write -> the label that it means; empty where an answer is more than one label."""
+        if not self.form.weighed:
+            return {}
         return dict(self.codes) or {label: label for label in self.allowed}
 
     def _room(self) -> int | None:
@@ -249,6 +278,10 @@ _SLOT = "\x00query\x00"
 
 def gives_orders(text: str) -> bool:
     """Say whether a text seems to speak to the model instead of being labelled; a hint for people, it changes no answer."""
+    if text.isascii():  # beyond ASCII there are letters that only the pattern takes for the same
+        small = text.lower()
+        if not any(word in small for word in _ORDER_WORDS):
+            return False
     return _ORDERS.search(text) is not None
 
 
@@ -278,11 +311,6 @@ def _codes(labels: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
     """Return letter -> label; empty where the letters do not suffice, or could be taken for a label."""
     codes = dict(zip(CODES, labels, strict=False)) if len(labels) <= len(CODES) else {}
     return {} if {label.strip().upper() for label in allowed} & set(codes) else codes
-
-
-def _lines(demos: Sequence[Demo]) -> list[str]:
-    """Return the demonstrations as JSON lines, so that no text among them can end its own line."""
-    return [json.dumps({"content": demo.text, "label": demo.label}, ensure_ascii=False) for demo in demos]
 
 
 def _encoded(text: str) -> bytes:

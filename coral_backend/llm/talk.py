@@ -42,8 +42,11 @@ class Talk:
     def read(self, question: Question, completion: Completion) -> Answer:
         """Turn a completion into an answer without its cost; one that is cut, filtered or refused is not read."""
         prompt = question.prompt
-        label, reason = (None, completion.unusable) if completion.unusable else prompt.read(completion.text)
-        sure = from_logprobs(tokens_of(completion.logprobs), prompt.answers(), label) if label else None
+        label, reason = None, completion.unusable
+        if not completion.unusable:
+            label, reason = prompt.read(completion.text, question.sample.text)
+        answers = prompt.answers() if label else {}
+        sure = from_logprobs(tokens_of(completion.logprobs), answers, label) if answers and label else None
         return Answer(
             label,
             raw=self._client.unsecret(clean(completion.text, MAX_RAW_CHARS)),

@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 
 from coral_backend.slm.corpus import Corpus, SLMConfig
 from coral_backend.slm.encoder import Encoder, Halves
-from coral_backend.slm.network import Inputs
+from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import Labels, Ticker, Trained, make_folds, train
 from coral_backend.types import UNLABELED, Floats, Ints
 from strategies.distillation.blend import Blend, fit_blend
@@ -59,33 +59,37 @@ class Learned:
         The views ``frozen``, ``lexical`` and ``names``, each of shape (N, K): log-probabilities, out of sample.
     named : bool
         Whether the labels' names had a say.
+    shifted : bool
+        Whether what the LLM says too often is taken back.
     frozen, lexical, names
         The same views for new texts.
     """
 
     encoder: Encoder
     halves: Halves
-    inputs: Inputs
-    trained: Trained
+    inputs: TextInputs
+    trained: Trained[TextNetwork]
     cheap: Mapping[str, Floats]
     named: bool
     frozen: FrozenModel
     lexical: LexicalModel
     names: LabelNameModel
+    shifted: bool = True
 
 
 def learn(corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker, watch: Stopwatch) -> Learned:
     """Train every view on a corpus that was checked, and score the corpus by it."""
     plan = config.plan(corpus.n_labelled, encoder.width)
     halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
-    inputs = Inputs(encoder, halves, corpus.texts, counter(ticker, "embedding"))
+    inputs = TextInputs(encoder, halves, corpus.texts, counter(ticker, "embedding"))
     watch.lap("embedding")
     (frozen_log_probs, frozen), (name_log_probs, names) = _embedded(corpus, config, encoder, ticker)
     watch.lap("frozen")
     lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
     watch.lap("lexical")
     folds = make_folds(corpus.given, plan.n_folds, np.random.default_rng(plan.seed))
-    trained = train(inputs, halves, Labels(corpus.given, corpus.trusted, folds, corpus.n_classes), plan, ticker)
+    labels = Labels(corpus.given, corpus.trusted, folds, corpus.n_classes)
+    trained = train(inputs, lambda: TextNetwork(halves, corpus.n_classes, plan.dropout), labels, plan, ticker)
     watch.lap(None)
     cheap = {"frozen": frozen_log_probs, "lexical": lexical_log_probs, "names": name_log_probs}
     named = config.frozen_view and bool(corpus.label_sentences)
@@ -131,7 +135,7 @@ def _lexical(corpus: Corpus, seed: int, ticker: Ticker) -> tuple[Floats, Lexical
 
 
 def pool(
-    network_views: Sequence[Floats], cheap_views: Sequence[Floats], given: Ints, *, named: bool
+    network_views: Sequence[Floats], cheap_views: Sequence[Floats], given: Ints, *, named: bool, shifted: bool = True
 ) -> tuple[Blend, Floats]:
     """Fit a blend on all given labels, take back what was given too often, and return it with what it says of the corpus.
 
@@ -145,6 +149,8 @@ def pool(
         Shape (N,), ``UNLABELED`` where there is none.
     named : bool
         Whether the labels' names had a say, see ``prior_shift``.
+    shifted : bool
+        Whether to take back what was given too often.
 
     Returns
     -------
@@ -158,6 +164,8 @@ def pool(
     prior = [NETWORKS_WEIGHT / max(len(network_views), 1)] * len(network_views) + [CHEAP_WEIGHT] * len(cheap_views)
     blend = fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior)
     learned = blend.log_probs(views)
+    if not shifted:
+        return blend, learned
     blend = replace(blend, bias=blend.bias + prior_shift(learned, given, named=named))
     log_probs = blend.log_probs(views)
     bolder = prior_shift(learned, given, named=named, trust=TRUST_UNLABELED)

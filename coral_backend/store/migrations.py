@@ -68,6 +68,11 @@ def m006_dashboard(connection: Connection) -> None:
     option_versions.create(connection, checkfirst=True)
 
 
+def m007_details(connection: Connection) -> None:
+    """Add what was decided about the parts of a task: the labels of a set, spans, several controls."""
+    _add_missing_columns(connection, verdicts)
+
+
 def m008_slices(connection: Connection) -> None:
     """Add the slice of a sample, the machine's own word beside a person's, and the tasks drawn for a gold check."""
     checks.create(connection, checkfirst=True)
@@ -82,6 +87,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m004_spend,
     m005_review,
     m006_dashboard,
+    m007_details,
     m008_slices,
 )
 

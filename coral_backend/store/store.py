@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
@@ -23,6 +23,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.store import holders
 from coral_backend.store import tables as t
+from coral_backend.store.asked import Asked
 from coral_backend.store.engine import open_engine
 from coral_backend.store.engine import storable as _clean
 from coral_backend.store.ledger import Ledger
@@ -33,6 +34,7 @@ from coral_backend.store.review import ReviewVerbs, rollback_lease
 from coral_backend.types import (
     Answer,
     Demo,
+    Detail,
     Flag,
     HumanLabel,
     LabelSpace,
@@ -73,6 +75,8 @@ class Store(ReviewVerbs):
 
     Attributes
     ----------
+    asked : Asked
+        What is known about each sample that a round could ask about.
     ledger : Ledger
         What requests took and cost, and the batches that are paid for.
     opinions : Opinions
@@ -87,6 +91,7 @@ class Store(ReviewVerbs):
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
         self._upserts: dict[tuple[Any, ...], Any] = {}
+        self.asked = Asked(self)
         self.ledger = Ledger(self)
         self.opinions = Opinions(self)
         self.replies = Replies(self)
@@ -96,6 +101,15 @@ class Store(ReviewVerbs):
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    def tidy(self) -> None:
+        """Move SQLite's log into the file, as far as nobody reads from it; others write meanwhile.
+
+        Whoever commits beyond ``WAL_PAGES`` must do it while all his slots wait.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -110,9 +124,11 @@ class Store(ReviewVerbs):
             self._open.connection = connection
             try:
                 yield
+                self._open.execute_rows()
             finally:
                 self._open.connection = None
                 self._open.guarded.clear()
+                self._open.rows.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -267,9 +283,7 @@ class Store(ReviewVerbs):
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        with self._write() as connection:
-            self._guard(connection, lease)
-            connection.execute(self._llm_label_upsert, row)
+        self._put(self._llm_label_upsert, [row], lease)
 
     @cached_property
     def _llm_label_upsert(self) -> Any:
@@ -531,7 +545,7 @@ class Store(ReviewVerbs):
                     f"Round {current.name} is {current.status}; only an active round can become {status}."
                 )
             if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-                forgiven = {"setbacks", "waits_until"}
+                forgiven = {"setbacks", "waits_until", "asking"}
                 changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
@@ -620,6 +634,7 @@ class Store(ReviewVerbs):
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         if self._open.connection is not None:
+            self._open.execute_rows()
             yield self._open.connection
             return
         with _answering(), self._engine.connect() as connection, connection.begin():
@@ -628,12 +643,26 @@ class Store(ReviewVerbs):
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         if self._open.connection is not None:
+            self._open.execute_rows()
             yield self._open.connection
             return
         with _answering(), self._engine.connect() as plain:
             connection = plain.execution_options(coral_writes=True)
             with connection.begin():
                 yield connection
+
+    def _put(self, statement: Any, rows: Sequence[Mapping[str, Any]], lease: Lease | None = None) -> None:
+        """Execute `statement` with `rows`; inside ``together`` once for all rows of all callers, before anything else is read.
+
+        To execute a statement costs several times what one more row of it does.
+        """
+        if self._open.connection is not None:
+            self._guard(self._open.connection, lease)
+            self._open.rows.setdefault(statement, []).extend(rows)
+            return
+        with self._write() as connection:
+            self._guard(connection, lease)
+            connection.execute(statement, list(rows))
 
     def _first_lease(self, name: str) -> Any:
         """Return the statement that makes a lease's row, which nobody holds, if there is none: it can then be locked."""
@@ -692,8 +721,7 @@ class Store(ReviewVerbs):
     def _guard(self, connection: Connection, lease: Lease | None) -> None:
         if lease is None or lease in self._open.guarded:
             return
-        query = select(t.leases.c.token).where(t.leases.c.name == lease.name).with_for_update()
-        token = connection.scalar(query)
+        token = connection.scalar(_TOKEN, {"lease": lease.name})
         if token != lease.token:
             raise LeaseLostError(f"{lease.name} was taken over (token {token}, ours {lease.token}); this worker stops.")
         if self._open.connection is not None:  # the row is locked until the commit
@@ -727,12 +755,32 @@ class Store(ReviewVerbs):
             connection.execute(row.values(changes=t.projects.c.changes + changed, changed_at=self._now()))
 
 
+_TOKEN = select(t.leases.c.token).where(t.leases.c.name == bindparam("lease")).with_for_update()
+
+
 class _Open(threading.local):
-    """The transaction that ``Store.together`` has open in this thread, and the leases known to be ours in it."""
+    """The transaction that ``Store.together`` has open in this thread.
+
+    Attributes
+    ----------
+    guarded : set of Lease
+        Leases known to be ours in it.
+    rows : dict
+        What is to be written before it is committed: statement -> rows.
+    """
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.guarded: set[Lease] = set()
+        self.rows: dict[Any, list[Mapping[str, Any]]] = {}
+
+    def execute_rows(self) -> None:
+        """Write what is to be written."""
+        if self.connection is None or not self.rows:
+            return
+        rows, self.rows = self.rows, {}
+        for statement, many in rows.items():
+            self.connection.execute(statement, many)
 
 
 @contextmanager
@@ -793,9 +841,19 @@ def _round(row: Row[Any]) -> Round:
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:
-    return {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    values = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    return {**values, "details": [asdict(detail) for detail in verdict.details] or None}
 
 
 def _verdict(row: Row[Any]) -> Verdict:
     values = Verdict(*tuple(row))
-    return replace(values, flag=Flag(values.flag), source=Source(values.source) if values.source else None)
+    details = tuple(_detail(said) for said in row.details or ())
+    return replace(values, flag=Flag(values.flag), source=_source(values.source), details=details)
+
+
+def _detail(said: Mapping[str, Any]) -> Detail:
+    return Detail(**{**said, "flag": Flag(said["flag"]), "source": _source(said["source"])})
+
+
+def _source(name: str | None) -> Source | None:
+    return Source(name) if name else None

@@ -217,6 +217,8 @@ verdicts = Table(
     Column("p_clean", Float),
     Column("loss", Float),
     Column("content_hash", String(64)),
+    # What was decided about each part, of a task that has several: a list of objects; NULL for one label.
+    Column("details", JSON(none_as_null=True)),
     # What the label would be without a person's word about the task.
     Column("machine_label", Text),
 )

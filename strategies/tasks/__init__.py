@@ -86,10 +86,12 @@ def load(name: str, folder: Path | None = None) -> TaskStrategy:
     )
 
 
-def choose(tag: str, labels: Sequence[str], *, slm: str = "text", folder: Path | None = None) -> TaskStrategy:
+def choose(
+    tag: str, labels: Sequence[str], *, kind: str = "single", slm: str = "text", folder: Path | None = None
+) -> TaskStrategy:
     """Return the strategy for a label config, for the task setting ``auto``.
 
-    Among those of the family `slm`: the one whose aliases know all of `labels` (sentiment for positive and negative), else
+    Among those of the family `slm` and of this `kind`: the one whose aliases know all of `labels` (sentiment for positive and negative), else
     one that takes any labels (topic). Of several that know the labels one in `folder` comes first; of several that take any
     labels, one that comes with CORAL.
 
@@ -103,7 +105,7 @@ def choose(tag: str, labels: Sequence[str], *, slm: str = "text", folder: Path |
     own = [read(path) for path in known.values() if path.parent != FOLDER]
     meant = [one for one in own + shipped if one.is_meant_for(labels)]
     general = [one for one in shipped + own if not one.aliases]
-    chosen = next((one for one in meant + general if tag in one.tags and one.slm == slm), None)
+    chosen = next((one for one in meant + general if tag in one.tags and one.slm == slm and one.kind == kind), None)
     if chosen is None:
         raise TaskStrategyError(
             f"No task strategy serves {tag} with the labels {', '.join(labels)}; write one (docs/ADD_A_TASK_TYPE.md)."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from coral_backend.store import Store, checks
+from coral_backend.types import Detail, Flag, Source
 from tests import filled_store as filled
 
 ADDED = {"projects": ("tidied_change", "instructed"), "rounds": ("parent_id", "set_aside")}
@@ -32,6 +34,26 @@ def test_a_database_before_review_is_upgraded(tmp_path: Path) -> None:
     assert store.second_looks(filled.PROJECT) == []
     store.close()
     Store(f"sqlite:///{path}").close()  # once more: nothing is left to do
+
+
+def test_a_database_before_details_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "coral.sqlite3"
+    filled.fill(store := Store(f"sqlite:///{path}"))
+    [round_id] = [one.id for one in store.rounds(filled.PROJECT)]
+    before = store.verdicts(filled.PROJECT, round_id)
+    store.close()
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute("ALTER TABLE verdicts DROP COLUMN details")
+        old.execute("DELETE FROM migrations WHERE name = 'm007_details'")
+    store = Store(f"sqlite:///{path}")
+    assert store.verdicts(filled.PROJECT, round_id) == before
+    parts = (
+        Detail("a", "yes", 0.9, Flag.CLEAN, Source.LLM, "yes", "no", 0.4, 0.8),
+        Detail("b", None, None, Flag.NOISY),
+    )
+    store.put_verdicts(filled.PROJECT, round_id, [replace(before[0], details=parts)], None)
+    assert store.verdicts(filled.PROJECT, round_id, [before[0].task_id])[0].details == parts
+    store.close()
 
 
 def test_a_database_before_slices_is_upgraded(tmp_path: Path) -> None:

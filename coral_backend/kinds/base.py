@@ -1,0 +1,62 @@
+"""What must a kind of answer be able to do? Learn from a corpus, judge every task of it, and judge tasks that come later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from coral_backend.settings import Settings
+from coral_backend.store import Store
+from coral_backend.types import Progress, Project, Sample, Verdict
+
+__all__ = ["Kind", "Work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kind works with.
+
+    Attributes
+    ----------
+    project : Project
+        As it was when the labels were read.
+    settings : Settings
+        The round's.
+    folder : Path
+        The round's own, for the model (``model``) and the arrays; both are derived and may be lost.
+    facts : dict
+        What ``judge`` found beside the verdicts, for the round's metrics.
+    """
+
+    store: Store
+    project: Project
+    settings: Settings
+    folder: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Kind(Protocol):
+    """The seam: what differs between one label a task, a set of labels, and spans."""
+
+    def distil(self, work: Work, progress: Progress) -> Mapping[str, Any]:
+        """Train the SLM on the labels as they stand, write model and arrays into the folder, and return facts for the round.
+
+        Raises
+        ------
+        TrainingError
+            If there is too little to learn from.
+        """
+        ...
+
+    def judge(self, work: Work) -> list[Verdict] | None:
+        """Return a verdict for every task, most doubtful first by their ranks; None when the round's arrays are missing."""
+        ...
+
+    def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
+        """Score tasks that the SLM was not trained on, keep that with the round's arrays, and judge; None as ``judge``.
+
+        Those of `samples` are among the verdicts that are returned; others may be.
+        """
+        ...
