@@ -54,10 +54,10 @@ class Asked:
         found: dict[int, Known] = {}
         with self._store._read() as connection:
             for row in connection.execute(self._page, values):
-                task_id, text, problem, recorded, annotation, flag, verdict, number, label = row
+                task_id, text, problem, recorded, part, annotation, flag, verdict, number, label = row
                 known = found.get(task_id)
                 if known is None:
-                    sample = Sample(task_id, text, problem, recorded)
+                    sample = Sample(task_id, text, problem, recorded, part)
                     known = found[task_id] = Known(sample, annotation is not None, flag, verdict)
                 if number is not None:
                     known.answers[number] = label
