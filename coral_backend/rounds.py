@@ -367,12 +367,12 @@ class RoundRunner:
 
     def _flag(self, step: Step) -> Stage:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
-        work = self._work(step, step.project)
-        verdicts = kind_of(step.project.label_space).judge(work)
-        if verdicts is None:
+        judged = kind_of(step.project.label_space).judge(self._work(step, step.project))
+        if judged is None:
             return self._train_again(step)
+        verdicts = judged.verdicts
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
-        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **work.facts}
+        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **judged.facts}
         if step.round.parent_id is not None:
             metrics["effect"] = self.store.count_changes(step.project.id, step.round.parent_id, step.round.id)
         self.store.update_round(step.round.id, step.lease, metrics=metrics)

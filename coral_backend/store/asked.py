@@ -85,6 +85,17 @@ class Asked:
             said.round_number.not_in(aside),
         )
         judged = and_(v.project_id == p.project_id, v.round_id == bindparam("serving"), v.task_id == p.task_id)
-        columns = (p.task_id, p.text, p.problem, p.recorded, people, v.flag, v.label, said.round_number, said.label)
+        columns = (
+            p.task_id,
+            p.text,
+            p.problem,
+            p.recorded,
+            p.slice,
+            people,
+            v.flag,
+            v.label,
+            said.round_number,
+            said.label,
+        )
         joined = page.outerjoin(t.verdicts, judged).outerjoin(t.llm_labels, fits)
         return select(*columns).select_from(joined).order_by(p.task_id, said.round_number)
