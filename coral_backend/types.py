@@ -91,6 +91,8 @@ class LabelSpace:
         What is said of a task with this control, and how it is written as one string: see ``labels.py``.
     controls : tuple of LabelSpace
         Those of a config with several, each with its own kind; the fields above are then the first one's.
+    required : bool
+        Of a set of labels: whether it must have at least one.
     """
 
     tag: str
@@ -104,6 +106,7 @@ class LabelSpace:
     nested: bool = False
     kind: str = SINGLE
     controls: tuple[LabelSpace, ...] = ()
+    required: bool = False
 
     @property
     def text_keys(self) -> tuple[str, ...]:
@@ -128,7 +131,7 @@ class LabelSpace:
             return False
         if self.kind == MULTIPLE:
             chosen = read_set(said)
-            return chosen is not None and set(chosen) <= set(self.labels)
+            return chosen is not None and set(chosen) <= set(self.labels) and bool(chosen or not self.required)
         if self.kind == SPANS:
             spans = read_spans(said)
             return spans is not None and all(span.label in self.labels for span in spans)
@@ -162,6 +165,7 @@ class LabelSpace:
             "nested": self.nested,
             "kind": "" if self.kind == SINGLE else self.kind,
             "controls": [control.to_json() for control in self.controls],
+            "required": self.required,
         }
         return {
             **{name: value for name, value in more.items() if value},

@@ -137,7 +137,7 @@ class Model:
                 f"The encoder {config.model!r} is not the one that this model was trained on. Train again."
             )
         halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
-        networks = [_network(halves, tensors["networks"], i, facts, encoder) for i in range(int(facts["n_networks"]))]
+        networks = [restored(halves, tensors["networks"], i, facts, encoder) for i in range(int(facts["n_networks"]))]
         lexical, blend = LexicalModel(**tensors["lexical"]), Blend(**tensors["blend"])
         return cls(
             encoder,
@@ -153,7 +153,7 @@ class Model:
         )
 
 
-def _network(halves: Halves, arrays: dict[str, Any], i: int, facts: dict[str, Any], encoder: Encoder) -> TextNetwork:
+def restored(halves: Halves, arrays: dict[str, Any], i: int, facts: dict[str, Any], encoder: Encoder) -> TextNetwork:
     """Restore the i-th network."""
     network = TextNetwork(halves, int(facts["n_classes"]), 0.0)
     prefix = f"{i}."
