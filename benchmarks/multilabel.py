@@ -218,7 +218,11 @@ def run(
                     warnings.simplefilter("ignore")
                     found = METHODS[method](data, seed, config)
                 seconds = time.perf_counter() - began
-                about = {"tasks": float(len(data.texts)), "labels": float(len(data.labels)), "seconds": seconds}
+                about: dict[str, float | None] = {
+                    "tasks": float(len(data.texts)),
+                    "labels": float(len(data.labels)),
+                    "seconds": seconds,
+                }
                 runs.append(about | figures(data, found))
                 print(name, method, seed, _brief(runs[-1]), file=sys.stderr, flush=True)
             report[name][method] = {key: _mean([one[key] for one in runs]) for key in runs[0]}

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coral_backend.labels import MULTIPLE, read_set, write_set
 from coral_backend.labelstudio import columns, hint
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.instruction import add_instruction
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.store import Store
-from coral_backend.types import HumanLabel, Project, SecondLook, Source, Verdict
+from coral_backend.types import HumanLabel, LabelSpace, Project, SecondLook, Source, Verdict
 
 __all__ = ["Shown", "ask_again", "fill_hint", "show", "show_some", "tidy"]
 
@@ -71,8 +72,8 @@ def show(
         If Label Studio is away. A refusal of columns or instruction is logged: tabs work without them.
     """
     ask_again(store, project, verdicts)
-    values = columns.fields(verdicts, hint=hint.is_shown(project.label_config))
-    looks = _look_values(store.second_looks(project.id))
+    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config))
+    looks = _look_values(project.label_space, store.second_looks(project.id))
     wanted = {**values, columns.SECOND_LOOK: looks}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
@@ -83,7 +84,7 @@ def show(
 
 def show_some(client: LabelStudioClient, project: Project, verdicts: Sequence[Verdict]) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
-    values = columns.fields(verdicts, hint=hint.is_shown(project.label_config))
+    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config))
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -91,7 +92,8 @@ def fill_hint(store: Store, client: LabelStudioClient, project: Project) -> None
     """Write the hint of every task of the serving round, or empty it where the form shows none any more."""
     if project.active_round is None:
         return  # the first push does it
-    values = columns.fields(store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config))
+    verdicts, space = store.verdicts(project.id, project.active_round), project.label_space
+    values = columns.fields(verdicts, space=space, hint=hint.is_shown(project.label_config))
     columns.write(client, project.id, {columns.HINT: values[columns.HINT]}, keep=_taken(project))
 
 
@@ -131,12 +133,28 @@ def ask_again(store: Store, project: Project, verdicts: Iterable[Verdict]) -> li
 
 
 def _look(project: Project, verdict: Verdict, human: HumanLabel) -> SecondLook | None:
-    said, score = verdict.slm_label, verdict.slm_score
-    if said is None or score is None or human.label is None or human.ground_truth:
+    if human.label is None or human.ground_truth or not project.label_space.allows(human.label):
         return None
-    if said != verdict.llm_label or said == human.label or score < SURE or not project.label_space.allows(human.label):
+    agreed = _agreed_set(project.label_space, verdict, human.label) if project.label_space.kind == MULTIPLE else None
+    said, score = agreed or (verdict.slm_label, verdict.slm_score)
+    if said is None or score is None or said == human.label or score < SURE:
+        return None
+    if agreed is None and said != verdict.llm_label:
         return None
     return SecondLook(verdict.task_id, human.label, human.annotation_id, human.updated_at, said, score)
+
+
+def _agreed_set(space: LabelSpace, verdict: Verdict, human: str) -> tuple[str, float | None]:
+    """Return a person's set with those labels put right of which LLM and SLM are sure together, and how sure the SLM is of the least."""
+    chosen = set(read_set(human) or ())
+    other = [
+        one
+        for one in verdict.details
+        if one.llm_label == one.slm_label != ("yes" if one.name in chosen else "no") and (one.slm_score or 0.0) >= SURE
+    ]
+    machine = chosen.symmetric_difference(one.name for one in other)
+    scores = [one.slm_score for one in other if one.slm_score is not None]
+    return write_set(machine, space.labels), min(scores, default=None)
 
 
 def _close_answered(store: Store, project: Project) -> list[SecondLook]:
@@ -148,10 +166,11 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
     return answered
 
 
-def _look_values(looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
+def _look_values(space: LabelSpace, looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     for look in looks:  # by task and time: a question that stands is the last one
-        said = columns.unmarked(f"Person: {look.label} · {columns.ASKED} {look.machine_label}")
+        person, machine = space.shown(look.label), space.shown(look.machine_label)
+        said = columns.unmarked(f"Person: {person} · {columns.ASKED} {machine}")
         asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
         found[look.task_id] = "" if look.looked_at is not None else asked
     return found

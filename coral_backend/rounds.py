@@ -39,7 +39,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
-from coral_backend.labels import SINGLE
+from coral_backend.labels import MULTIPLE, SINGLE, micro_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -651,8 +651,15 @@ def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict
             "n": len(checked),
             "llm": _share([label == v.llm_label for label, v in checked]),
             "slm": _share([label == v.slm_label for label, v in checked]),
+            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
         },
     }
+
+
+def _f1(checked: Sequence[tuple[str | None, Verdict]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
+    people = [label for label, _ in checked]
+    return {f"{who}_f1": micro_f1([getattr(v, f"{who}_label") for _, v in checked], people) for who in ("llm", "slm")}
 
 
 def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:

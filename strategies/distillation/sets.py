@@ -7,6 +7,7 @@ and their losses are taken against balanced odds. And the blend has a bias for e
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit, logit
+from sklearn.exceptions import ConvergenceWarning
 
 from strategies.distillation.blend import MAX_WEIGHT, PRIOR_STRENGTH
 from strategies.distillation.frozen import FrozenModel, ridge_regression
@@ -240,7 +242,9 @@ def _components(losses: Floats, splitter: str, seed: int, rng: np.random.Generat
         return np.array([0.0, 0.0, 0.0, 0.0, 1.0, 0.0])  # one heap: nothing speaks against it
     if losses.size > MOST_DIVIDED:
         losses = rng.choice(losses, MOST_DIVIDED, replace=False)
-    split = SPLITTERS.get(splitter)(losses, seed=seed)
+    with warnings.catch_warnings():  # of the many small mixtures some go on creeping; they divide as well
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        split = SPLITTERS.get(splitter)(losses, seed=seed)
     return np.array([*split.means, *split.variances, *split.weights])
 
 
