@@ -125,6 +125,12 @@ class LabelSpace:
         except ValueError:
             return UNLABELED
 
+    def first_index(self, said: str | None) -> int:
+        """Return the index of the one label that stands for `said` where there is room for one: of a set the first in the config."""
+        if self.kind == MULTIPLE:
+            return next((self.index(label) for label in read_set(said) or ()), UNLABELED)
+        return self.index(said)
+
     def allows(self, said: str | None) -> bool:
         """Say whether `said`, as ``labels.py`` writes it, can be said with the labels that the config has now."""
         if said is None:

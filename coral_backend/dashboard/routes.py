@@ -22,6 +22,7 @@ from coral_backend.dashboard.query import NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
+from coral_backend.labels import MULTIPLE, SINGLE
 from coral_backend.settings import Settings
 from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Sample
@@ -155,7 +156,7 @@ def one_round(project_id: int, name: str) -> str:
     project = store.project(project_id)
     current, asked = round_named(store, project_id, name), Asked.read(request.args)
     return render_template(
-        "dashboard/round.html", project=project, round=current, stages=stages(current),
+        "dashboard/round.html", project=project, shown=project.label_space.shown, round=current, stages=stages(current),
         history=charts.history_chart(current.metrics.get("history") or ()), prompt=prompt_of(settings, store, project, current),
         usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, current, asked),
         asked=asked, busy=store.active_round(project_id), tab="overview",
@@ -176,7 +177,7 @@ def samples(project_id: int) -> str:
         _ids_inside(asked.area, project, asked.area_round or (current.name if current else "")) if asked.area else None
     )
     found = browse.page(
-        store, project_id, current.id if current else None, asked.filters(ids), sort=asked.sort,
+        store, project_id, current.id if current else None, asked.filters(ids, sets=project.label_space.kind == MULTIPLE), sort=asked.sort,
         descending=asked.descending, limit=asked.size, offset=asked.offset,
     )  # fmt: skip
     last = max(1, math.ceil(found.total / asked.size))
@@ -185,6 +186,7 @@ def samples(project_id: int) -> str:
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[(name, name) for name in (*project.label_space.labels, NO_LABEL)], sorts=browse.SORTS, tab="samples",
+        shown=project.label_space.shown,
     )  # fmt: skip
 
 
@@ -208,11 +210,15 @@ def sample(project_id: int, task_id: int) -> Response:
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
     line = browse.one(store, project_id, current.id if current else None, task_id)
+
+    def shown(said: str | None) -> str | None:
+        return None if said is None else project.label_space.shown(said)
+
     return jsonify(
         {
-            "task_id": line.task_id, "text": line.problem or line.text[:POINT_TEXT], "length": line.length, "label": line.label,
-            "llm_label": line.llm_label, "slm_label": line.slm_label, "confidence": line.confidence, "p_clean": line.p_clean,
-            "flag": line.flag, "human_label": line.human_label, "rank": line.rank, "source": line.source,
+            "task_id": line.task_id, "text": line.problem or line.text[:POINT_TEXT], "length": line.length, "label": shown(line.label),
+            "llm_label": shown(line.llm_label), "slm_label": shown(line.slm_label), "confidence": line.confidence, "p_clean": line.p_clean,
+            "flag": line.flag, "human_label": shown(line.human_label), "rank": line.rank, "source": line.source,
         }
     )  # fmt: skip
 
@@ -250,7 +256,7 @@ def map_points(project_id: int) -> Response:
     place = {task_id: i for i, task_id in enumerate(found.task_ids.tolist())}
     points = [p for p in figures.points(store, project_id, current.id) if p.task_id in place]
     rows = np.array([place[p.task_id] for p in points], dtype=np.int64)
-    label, names = project.label_space.index, browse.FLAGS
+    label, names = project.label_space.first_index, browse.FLAGS
     parts = (
         np.array([len(points)], dtype="<u4"),
         np.array([p.task_id for p in points], dtype="<u4"),
@@ -276,11 +282,12 @@ def quality(project_id: int) -> str:
     if current is not None:
         scores = figures.scores(store, project_id, current.id)
         labels = project.label_space.labels
-        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human"))
+        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if project.label_space.kind == SINGLE else ()
         view |= {
             "loss": charts.loss_histogram(scores, current.metrics.get("gmm") or {}),
             "confidence": charts.confidence_histogram(scores),
             "reliability": charts.reliability(scores),
+            "by_label": charts.by_label(scores, labels) if project.label_space.kind == MULTIPLE else None,
             "matrices": [(a, b, charts.matrix(scores.pairs(a, b), labels)) for a, b in pairs],
         }
     return render_template("dashboard/quality.html", project=project, round=current, view=view, tab="quality")

@@ -5,6 +5,7 @@ Ten thousand tasks, some with texts of megabytes, must not be read to show fifty
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -58,6 +59,8 @@ class Filters:
         Bounds of the SLM's confidence.
     task_ids : sequence of int or None
         Only these: a set drawn on the map.
+    sets : bool
+        Whether what is said of a task is a set of labels: then a label asks for those that have it.
     """
 
     contains: str | None = None
@@ -72,6 +75,7 @@ class Filters:
     at_least: float | None = None
     at_most: float | None = None
     task_ids: Sequence[int] | None = field(default=None, repr=False)
+    sets: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,7 +270,8 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    parts += [column.is_(None) if value == "" else column == value for column, value in asked if value is not None]
+    says = _has if wanted.sets else _is
+    parts += [says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -285,6 +290,22 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
             s.task_id.in_(bindparam("ids", [int(i) for i in wanted.task_ids], expanding=True, literal_execute=True))
         )
     return and_(*parts)
+
+
+def _is(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
+    return column.is_(None) if label == "" else column == label
+
+
+def _has(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
+    """Say that a set, as ``labels.write_set`` writes it, has a label; the empty text asks for sets without any, and for none.
+
+    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels
+    quotes are escaped. ``replace`` tells letters large and small apart on every database; LIKE does not.
+    """
+    if label == "":
+        return or_(column.is_(None), column == "[]")
+    name = json.dumps(label, ensure_ascii=False)
+    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
 
 
 def _literal(words: str) -> str:

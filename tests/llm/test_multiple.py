@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ LABELS = ("sports", "politics, home", "7", "IT")
 SPACE = LabelSpace("Choices", "topics", "text", "text", LABELS, kind=MULTIPLE)
 
 
-def prompt(space: LabelSpace = SPACE, demos: tuple[Demo, ...] = (), **more: bool) -> Prompt:
+def prompt(space: LabelSpace = SPACE, demos: tuple[Demo, ...] = (), **more: Any) -> Prompt:
     return Prompt.build(load("multilabel"), space, demos, **more)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.special import expit, logit
 
+from coral_backend.types import Ints
 from strategies.distillation.fixmatch import fixmatch_sets_loss
 from strategies.distillation.sets import (
     FEWEST_DIVIDED,
@@ -24,7 +25,7 @@ from strategies.review.sets import DOUBT, decide_sets
 WORDS = ("match goal team", "bank money loan", "rain wind cloud")
 
 
-def corpus(n: int = 240, seed: int = 0) -> tuple[list[str], np.ndarray]:
+def corpus(n: int = 240, seed: int = 0) -> tuple[list[str], Ints]:
     """Texts about any of three things, the third of them rare, and which."""
     rng = np.random.default_rng(seed)
     answers = (rng.random((n, 3)) < [0.5, 0.4, 0.1]).astype(np.int64)
