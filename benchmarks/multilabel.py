@@ -123,7 +123,7 @@ def ours(data: Composed, seed: int, config: SLMConfig) -> Found:
     yes = np.where(decision.label == 1, decision.label_score, 1.0 - decision.label_score)
     right = np.where(data.llm == 1, yes, 1.0 - yes)  # of the LLM's answers, by the posterior
     return Found(
-        decision.label, right, -decision.rank.astype(float), decision.slm_label, (decision.flag != "clean").astype(int)
+        decision.label, right, decision.rank.astype(float), decision.slm_label, (decision.flag != "clean").astype(int)
     )
 
 

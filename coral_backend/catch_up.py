@@ -22,6 +22,7 @@ from coral_backend.questions import Questions
 from coral_backend.rounds import lazy_embed, model_folder, neighbours_of, settings_for
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
+from coral_backend.task_prompt import with_room
 from coral_backend.types import (
     Answer,
     Flag,
@@ -148,7 +149,7 @@ class CatchUp:
             return
         embed = lazy_embed(settings)
         meter = meter_for(self.store, settings, project, None)
-        team = make_team(settings, embed, self.store.replies, meter)
+        team = make_team(with_room(settings, project.label_space), embed, self.store.replies, meter)
         strategy = make_strategy(settings, team, project.label_space)
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         demos = serving.demos if serving else ()

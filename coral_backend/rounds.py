@@ -49,7 +49,7 @@ from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Lease, Store
-from coral_backend.task_prompt import prompt_for
+from coral_backend.task_prompt import prompt_for, with_room
 from coral_backend.types import (
     Answer,
     Demo,
@@ -294,7 +294,7 @@ class RoundRunner:
         settings, project = step.settings, step.project
         embed = lazy_embed(settings)
         meter = meter_for(self.store, settings, project, step.round)
-        team = make_team(settings, embed, self.store.replies, meter)
+        team = make_team(with_room(settings, project.label_space), embed, self.store.replies, meter)
         strategy = make_strategy(settings, team, project.label_space)
         known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
