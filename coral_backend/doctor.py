@@ -25,6 +25,7 @@ from coral_backend.connect import reach, their_project
 from coral_backend.exceptions import CoralError, LabelStudioError, NotFoundError, SettingsError
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash
+from coral_backend.probe import remembered
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Project
@@ -349,12 +350,14 @@ def _project(
 ) -> Iterator[Check]:
     name = f"project {project.id}"
     yield _check(f"{name}: model", lambda: _model(settings, store, project))
+    yield _check(f"{name}: language", lambda: _language(settings.with_options(project.options), store, project))
     if {"annotator", "llm_model", "recorded_key"} & set(project.options):
         yield _check(f"{name}: annotator", lambda: _annotator(settings.with_options(project.options)))
+    yield from _takes(settings, store, project)
     if client is None:
         yield Check(f"{name}: Label Studio", Status.SKIP, "Label Studio cannot be asked.", "See above.")
         return
-    readable = _check(f"{name}: readable", lambda: _readable(client, project))
+    readable = _check(f"{name}: readable", lambda: _readable(settings, client, project))
     yield readable
     if readable.status is Status.FAIL:
         return
@@ -364,27 +367,70 @@ def _project(
     yield _check(f"{name}: last event", lambda: _last_event(store, project, now))
 
 
+def _takes(settings: Settings, store: Store, project: Project) -> Iterator[Check]:
+    """Say what is remembered of the LLM's models; to ask them costs a request."""
+    try:
+        findings = remembered(store, settings, project)
+    except CoralError:  # the check of the annotator says what is wrong
+        return
+    cure = f"Ask it once: coral connect --project {project.id}. Else the first texts of a round find it out."
+    for found in findings:
+        known = found.takes is not None
+        status = Status.OK if known else Status.WARN
+        yield Check(f"project {project.id}: LLM", status, f"{found.told()}.", None if known else cure)
+
+
 def _model(settings: Settings, store: Store, project: Project) -> tuple[Status, str, str | None]:
     if project.active_round is None:
         return Status.WARN, "No round has been finished yet.", f"Start one: coral round --project {project.id}."
-    from coral_backend.corpus_arrays import load_arrays, round_folder
+    from coral_backend.corpus_arrays import is_kept
     from coral_backend.rounds import model_folder
     from coral_backend.slm.model_files import read_model
 
     serving, again = store.round(project.active_round), f"Train again: coral round --project {project.id} --retrain."
     try:
-        read_model(model_folder(settings, serving))
+        for control in serving.metrics.get("controls") or (None,):  # those that something was learned of
+            read_model(model_folder(settings, serving, control))
     except CoralError as error:
         return Status.FAIL, f"Round {serving.name}: {_in_two(str(error))[0]}", again
-    if load_arrays(round_folder(settings, serving)) is None:
+    if not is_kept(settings, serving, project.label_space):
         return Status.FAIL, f"Round {serving.name}: the SLM's arrays are missing or damaged.", again
     return Status.OK, f"round {serving.name} ({project.model_version}), hashes right", None
 
 
-def _readable(client: LabelStudioClient, project: Project) -> tuple[Status, str, str | None]:
+def _language(settings: Settings, store: Store, project: Project) -> tuple[Status, str, str | None]:
+    """Say whether the SLM's encoder knows the letters of the project's texts."""
+    from coral_backend.slm.vocabulary import doubt, share_of
+
+    texts = [sample.text for sample in store.samples(project.id) if sample.problem is None]
+    folder = _encoder_folder(settings.slm_model)
+    share = share_of(folder, texts) if folder is not None and texts and not project.label_space.is_row else None
+    if share is None:
+        return Status.SKIP, "There is no text, or no tokenizer on this machine, to tell by.", None
+    unread = doubt(share)
+    if unread is None:
+        return Status.OK, f"the SLM's encoder knows {share:.0%} of the letters", None
+    return Status.WARN, *_in_two(unread)
+
+
+def _encoder_folder(name: str) -> Path | None:
+    if name == "embedded":
+        from coral_backend.slm.encoder import embedded_folder
+
+        return embedded_folder()
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "tokenizer.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _readable(settings: Settings, client: LabelStudioClient, project: Project) -> tuple[Status, str, str | None]:
     theirs = their_project(client, project.id)
     found = f"{str(theirs.get('title'))!r}, {theirs.get('task_number', '?')} tasks"
-    if config_hash(str(theirs.get("label_config") or "")) != project.config_hash:
+    served = str(project.options.get("controls") or settings.controls)
+    if config_hash(str(theirs.get("label_config") or ""), served) != project.config_hash:
         cure = f"Start a new round: coral round --project {project.id}."
         return Status.WARN, f"{found}; the label config has changed since CORAL read it.", cure
     shown = theirs.get("model_version")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from coral_backend.kinds.base import Kind, Work
+from coral_backend.kinds.several import SeveralControls
 from coral_backend.kinds.single import SingleLabel
-from coral_backend.labels import SINGLE
+from coral_backend.labels import SEVERAL, SINGLE
 from coral_backend.types import LabelSpace
 
 __all__ = ["KINDS", "Kind", "Work", "kind_of"]
@@ -18,3 +19,6 @@ KINDS: dict[str, Kind] = {
 def kind_of(space: LabelSpace) -> Kind:
     """Return what learns and judges the answers of a label space."""
     return KINDS[space.kind]
+
+
+KINDS[SEVERAL] = SeveralControls(kind_of)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from coral_backend import corpus_arrays
-from coral_backend.kinds.base import Work
+from coral_backend.kinds.base import Judged, Work
+from coral_backend.slices import told_of_slices
 from coral_backend.store import Store
 from coral_backend.task_prompt import named_strategy
 from coral_backend.types import UNLABELED, Floats, Ints, Progress, Project, Sample, Verdict
@@ -56,12 +57,13 @@ class SingleLabel:
             "slm_seconds": distilled.seconds,
         }
 
-    def judge(self, work: Work) -> list[Verdict] | None:
+    def judge(self, work: Work) -> Judged | None:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
         arrays = corpus_arrays.load_arrays(work.folder)
         if arrays is None:
             return None
-        return corpus_arrays.verdicts(work.store, work.project, arrays, work.settings.p_threshold)
+        judged = corpus_arrays.judge(work.store, work.project, arrays, work.settings.p_threshold)
+        return Judged(judged.verdicts, told_of_slices(judged.slices))
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
         """Judge new samples beside the corpus of the round."""
@@ -78,7 +80,7 @@ class SingleLabel:
         new = NewAnswers(probs, losses, model.p_clean(losses), features)
         arrays = arrays.extended([s.task_id for s in samples], new)
         corpus_arrays.save_arrays(work.folder, arrays.task_ids, arrays)
-        return corpus_arrays.verdicts(store, project, arrays, work.settings.p_threshold)
+        return corpus_arrays.judge(store, project, arrays, work.settings.p_threshold).verdicts
 
 
 def is_embedded(store: Store, project: Project) -> bool:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
+from coral_backend.labels import write_controls
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.rows import row_of
+from coral_backend.labelstudio.slices import slice_of
 from coral_backend.labelstudio.texts import kind, plain, text_of
 from coral_backend.types import HumanLabel, LabelSpace, Sample
 
 __all__ = ["human_label_from_annotation", "sample_from_task"]
 
 
-def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key: str | None, max_chars: int) -> Sample:
+def sample_from_task(
+    space: LabelSpace,
+    task: Mapping[str, Any],
+    *,
+    recorded_key: str | None,
+    max_chars: int,
+    slice_key: str | None = None,
+) -> Sample:
     """Return our row for a Label Studio task.
 
     NUL and other control characters become spaces, lone surrogates U+FFFD, numbers their digits; what is no text at all
@@ -26,9 +36,11 @@ def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key
     task : mapping
         With ``id`` and ``data``, as the API, ``/predict`` and webhooks send it.
     recorded_key : str or None
-        Key of ``data`` with a label that exists already.
+        Key of ``data`` with a label that exists already; of several controls, with an object of them, or one as JSON.
     max_chars : int
         Longer texts are cut, in characters.
+    slice_key : str or None
+        Key of ``data`` that parts the corpus; see ``slices.slice_of``.
 
     Raises
     ------
@@ -39,12 +51,12 @@ def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key
     data = task.get("data")
     if not isinstance(data, Mapping):
         return Sample(task_id, "", problem=f"the task's data is {kind(data)}; it must be an object")
-    recorded = plain(data.get(recorded_key)) if recorded_key else None
+    recorded = _recorded(space, data.get(recorded_key)) if recorded_key else None
     if space.is_row:
         text, problem = row_of(space.text_key, space.columns, data, max_chars)
     else:
         text, problem = text_of(space, data, max_chars)
-    return Sample(task_id, text, problem, recorded or None)
+    return Sample(task_id, text, problem, recorded or None, slice_of(data, text, slice_key))
 
 
 def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any], task_id: int) -> HumanLabel:
@@ -76,6 +88,21 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
         lead_time=_seconds(annotation.get("lead_time")),
         prediction_version=version if isinstance(version, str) and version else None,
         prediction_label=from_result(space, prediction.get("result")),
+    )
+
+
+def _recorded(space: LabelSpace, value: object) -> str | None:
+    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them."""
+    if not space.controls:
+        return plain(value)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return plain(value)  # the annotator says that it is none of the labels
+    names = [control.from_name for control in space.controls]
+    return (
+        write_controls({name: plain(value.get(name)) for name in names}, names) if isinstance(value, Mapping) else None
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from coral_backend.controls import said_of
 from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.parse import match_label, plain
 from coral_backend.types import Answer
 
 
 class RecordedAnnotator:
-    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's.
+    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's; of several controls, an object of them.
 
     ``is_llm`` is False: nobody is asked, and who gave the labels is not known here.
     """
@@ -25,8 +26,9 @@ class RecordedAnnotator:
         """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
         for question in questions:
             check()
-            sample = question.sample
-            on_answer(sample, abstained(sample, self.name) or self._read(sample.recorded, question.prompt.labels))
+            sample, control = question.sample, question.control
+            recorded = sample.recorded if control is None else said_of(sample.recorded, control)
+            on_answer(sample, abstained(sample, self.name) or self._read(recorded, question.prompt.labels))
 
     def _read(self, recorded: str | None, labels: Sequence[str]) -> Answer:
         raw = plain(recorded or "")

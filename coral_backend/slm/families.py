@@ -12,6 +12,7 @@ from coral_backend.slm.model import Model, TextModel
 from coral_backend.slm.tabular import TabularSLM
 from coral_backend.slm.training import Ticker, Trained, TrainingPlan
 from coral_backend.slm.views import Learned, Stopwatch, learn
+from coral_backend.slm.vocabulary import doubt
 from coral_backend.types import Floats
 from strategies.distillation.blend import Blend
 from strategies.distillation.gmm_split import Split
@@ -55,22 +56,30 @@ class SLM(Protocol):
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Any:
         """Train every view and score the corpus by it: ``LearnedViews``, of this family's own type."""
 
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Return the log-probabilities (N, K) of the true labels of the corpus, from those of what is said of it."""
+
     def model(self, learned: Any, blend: Blend, split: Split | None) -> Model:
-        """Return the model for new samples, of what ``learn`` returned."""
+        """Return the model for new samples, of what ``learn`` returned; called last."""
 
 
 class TextSLM:
     """Learns from texts; see ``views.py``."""
 
     def __init__(self, corpus: Corpus, config: SLMConfig) -> None:
-        self.notes: list[str] = []
         self.corpus, self.config = corpus, config
         self.encoder = Encoder.load(config.model, config.max_length)
+        unread = doubt(self.encoder.readable_share(corpus.texts))
+        self.notes: list[str] = [unread] if unread else []
         self.plan = config.plan(corpus.n_labelled, self.encoder.width)
 
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Learned:
         """Train every view, and score the corpus by it."""
         return learn(self.corpus, self.config, self.encoder, ticker, watch)
+
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Return them as they are: what LLMs get wrong in texts is mostly difficult, and the posterior allows for it."""
+        return log_probs
 
     def model(self, learned: Learned, blend: Blend, split: Split | None) -> TextModel:
         """Return the model for new texts."""

@@ -56,6 +56,7 @@ ANNOTATION_KEY = ("project_id", "annotation_id")
 TELLING = ("task_id", "label", "skipped", "ground_truth")
 """What a retraining can learn from; a change of anything else starts none."""
 ORIGIN = ("prediction_version", "prediction_label")
+SAMPLE_COLUMNS = tuple(t.samples.c[name] for name in Sample.__dataclass_fields__)
 COUNTED = {"preserve_rowcount": True}
 """Without it SQLAlchemy answers -1 for the rows of an INSERT on PostgreSQL."""
 IN_CHUNK = 500
@@ -184,8 +185,8 @@ class Store(ReviewVerbs):
         """
         if not samples:
             return 0
-        known = self._hashes(project_id, [s.task_id for s in samples])
-        fresh = {s.task_id: s for s in samples if known.get(s.task_id) != s.content_hash or wanted}
+        known = self._known(project_id, [s.task_id for s in samples])
+        fresh = {s.task_id: s for s in samples if known.get(s.task_id) != (s.content_hash, _clean(s.slice)) or wanted}
         rows = [
             {
                 "project_id": project_id,
@@ -196,13 +197,14 @@ class Store(ReviewVerbs):
                 "content_hash": s.content_hash,
                 "wanted": wanted,
                 "retired": False,
+                "slice": _clean(s.slice),
             }
             for s in fresh.values()
         ]
-        change = ("text", "problem", "recorded", "content_hash", "retired") + (("wanted",) if wanted else ())
+        change = ("text", "problem", "recorded", "content_hash", "retired", "slice") + (("wanted",) if wanted else ())
         with self._write() as connection:
             self._upsert(connection, t.samples, rows, key=("project_id", "task_id"), change=change)
-        return sum(1 for s in fresh.values() if known.get(s.task_id) != s.content_hash)
+        return sum(1 for s in fresh.values() if known.get(s.task_id, ("",))[0] != s.content_hash)
 
     def retire_samples(self, project_id: int, task_ids: Collection[int]) -> None:
         """Mark samples as deleted in Label Studio; their labels stay as history."""
@@ -217,13 +219,13 @@ class Store(ReviewVerbs):
     def samples(self, project_id: int, task_ids: Collection[int] | None = None) -> list[Sample]:
         """Return the samples that are not retired, by task id; only `task_ids` of them if given."""
         c = t.samples.c
-        query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
+        query = select(*SAMPLE_COLUMNS).where(c.project_id == project_id, c.retired.is_(False))
         return [Sample(*tuple(row)) for row in self._by_task(query.order_by(c.task_id), c.task_id, task_ids)]
 
     def sample_page(self, project_id: int, after: int, size: int) -> list[Sample]:
         """Return the next `size` samples that are not retired, behind the task `after`, by task id."""
         c = t.samples.c
-        query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
+        query = select(*SAMPLE_COLUMNS).where(c.project_id == project_id, c.retired.is_(False))
         query = query.where(c.task_id > after).order_by(c.task_id).limit(size)
         with self._read() as connection:
             return [Sample(*tuple(row)) for row in connection.execute(query)]
@@ -265,7 +267,13 @@ class Store(ReviewVerbs):
         LeaseLostError
             If `lease` is no longer the newest: another worker owns the round.
         """
-        row = {
+        row = self._llm_label_row(project_id, round_number, sample, answer, prompt_version)
+        self._put(self._llm_label_upsert, [row], lease)
+
+    def _llm_label_row(
+        self, project_id: int, round_number: int, sample: Sample, answer: Answer, prompt_version: str
+    ) -> dict[str, Any]:
+        return {
             "project_id": project_id,
             "task_id": sample.task_id,
             "round_number": round_number,
@@ -281,7 +289,6 @@ class Store(ReviewVerbs):
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        self._put(self._llm_label_upsert, [row], lease)
 
     @cached_property
     def _llm_label_upsert(self) -> Any:
@@ -301,9 +308,15 @@ class Store(ReviewVerbs):
 
         The answers of rounds that a rollback set aside do not count, unless their round is asked for.
         """
-        c, s, r = t.llm_labels.c, t.samples.c, t.rounds.c
+        return self._answers(t.llm_labels, project_id, round_number, task_ids)
+
+    def _answers(
+        self, table: Table, project_id: int, round_number: int | None, task_ids: Collection[int] | None, *more: Any
+    ) -> dict[int, Answer]:
+        """Return ``llm_labels`` of `table`, which fulfil `more`."""
+        c, s, r = table.c, t.samples.c, t.rounds.c
         same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
-        query = select(t.llm_labels).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False))
+        query = select(table).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False), *more)
         if round_number is not None:
             query = query.where(c.round_number == round_number)
         else:
@@ -544,7 +557,8 @@ class Store(ReviewVerbs):
                 )
             if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
                 forgiven = {"setbacks", "waits_until", "asking"}
-                changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
+                kept = (k for k in current.progress if k.partition(" ")[0] not in forgiven)
+                changes["progress"] = {k: current.progress[k] for k in kept}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
 
@@ -568,11 +582,14 @@ class Store(ReviewVerbs):
 
     def verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None = None) -> list[Verdict]:
         """Return a round's verdicts of the tasks that still exist, most doubtful first."""
+        return self._verdicts(project_id, round_id, task_ids)
+
+    def _verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None, *more: Any) -> list[Verdict]:
         c, s = t.verdicts.c, t.samples.c
         here = and_(s.project_id == c.project_id, s.task_id == c.task_id)
         columns = [c[name] for name in Verdict.__dataclass_fields__]
         query = select(*columns).join(t.samples, here)
-        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False))
+        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False), *more)
         return [_verdict(row) for row in self._by_task(query.order_by(c.rank, c.task_id), c.task_id, task_ids)]
 
     # --- leases -----------------------------------------------------------------------------------------------
@@ -710,10 +727,11 @@ class Store(ReviewVerbs):
         rows = (row for chunk in chunks for row in connection.execute(query.where(c.annotation_id.in_(chunk))))
         return {row.annotation_id: row for row in rows}
 
-    def _hashes(self, project_id: int, task_ids: Collection[int]) -> dict[int, str]:
+    def _known(self, project_id: int, task_ids: Collection[int]) -> dict[int, tuple[str, str | None]]:
+        """Return content hash and slice of the samples that are there."""
         c = t.samples.c
-        query = select(c.task_id, c.content_hash).where(c.project_id == project_id, c.retired.is_(False))
-        return {row.task_id: row.content_hash for row in self._by_task(query, c.task_id, task_ids)}
+        query = select(c.task_id, c.content_hash, c.slice).where(c.project_id == project_id, c.retired.is_(False))
+        return {row.task_id: (row.content_hash, row.slice) for row in self._by_task(query, c.task_id, task_ids)}
 
     def _guard(self, connection: Connection, lease: Lease | None) -> None:
         if lease is None or lease in self._open.guarded:
@@ -802,8 +820,7 @@ def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any
 
 
 def _project(row: Row[Any]) -> Project:
-    names = Project.__dataclass_fields__
-    values = {name: getattr(row, name) for name in names}
+    values = {name: getattr(row, name) for name in Project.__dataclass_fields__ if name != "control"}
     return Project(**{**values, "label_space": LabelSpace.from_json(row.label_space)})
 
 

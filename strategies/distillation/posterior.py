@@ -67,8 +67,9 @@ def combine(
     human_labels: Ints,
     *,
     p_threshold: float = 0.5,
+    slm_first: Floats | None = None,
 ) -> tuple[Floats, Ints]:
-    """Return the probability of each label being the true one, and the verdict.
+    """Return the probability of each label being the true one, and the verdict, before a person's own word about a sample.
 
     Parameters
     ----------
@@ -82,9 +83,12 @@ def combine(
     p_clean : ndarray
         Shape (N,), posterior that the LLM's label is clean, NaN where unknown.
     human_labels : ndarray
-        Shape (N,), -1 where there is none; where there is one it is certain.
+        Shape (N,), -1 where there is none: they tell how often the LLM errs.
     p_threshold : float
         In (0, 1): an LLM label whose ``p_clean`` reaches it is clean and stays.
+    slm_first : ndarray, optional
+        Shape (N,): the LLM's share of errors in (0, 1) where people found it worse than the SLM (``review/routing.py``), else NaN.
+        There its label has no right to stay; the other samples are judged as if these were not there.
 
     Returns
     -------
@@ -97,12 +101,14 @@ def combine(
     ----------
     Dawid, Skene: Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """
-    noise = noise_rates(llm_labels, llm_confidence, probs, human_labels)
-    posterior = bayes(llm_labels, probs, noise, habits(llm_labels, probs, float(noise.mean()) if noise.size else 0.0))
-    label = np.where(_stays(posterior, llm_labels, p_clean, p_threshold), llm_labels, posterior.argmax(axis=1))
-    certain = human_labels != UNLABELED
-    posterior[certain] = np.eye(probs.shape[1])[human_labels[certain]]
-    return posterior, np.where(certain, human_labels, label)
+    routed = np.zeros(len(llm_labels), dtype=bool) if slm_first is None else np.isfinite(slm_first)
+    usual = np.where(routed, UNLABELED, llm_labels)
+    noise = noise_rates(usual, llm_confidence, probs, human_labels)
+    posterior = bayes(usual, probs, noise, habits(usual, probs, float(noise.mean()) if noise.size else 0.0))
+    if slm_first is not None:  # what the LLM is usually like says nothing about where it fails
+        posterior[routed] = bayes(llm_labels[routed], probs[routed], slm_first[routed], mild=True)
+    label = np.where(_stays(posterior, usual, p_clean, p_threshold), llm_labels, posterior.argmax(axis=1))
+    return posterior, label
 
 
 def refuted(log_probs: Floats, given: Ints, trusted: Bools, p_clean: Floats, p_threshold: float) -> Bools:
@@ -121,10 +127,21 @@ def refuted(log_probs: Floats, given: Ints, trusted: Bools, p_clean: Floats, p_t
     return np.asarray((said != UNLABELED) & (np.nan_to_num(p_clean, nan=1.0) < p_threshold) & (own < 0.5))
 
 
-def bayes(llm_labels: Ints, probs: Floats, noise: Floats, spread: Habits | None = None) -> Floats:
+def certain(posterior: Floats, human_labels: Ints) -> Floats:
+    """Return `posterior`, shape (N, K), with what people said as certain."""
+    said = human_labels != UNLABELED
+    found = posterior.copy()
+    found[said] = np.eye(posterior.shape[1])[human_labels[said]]
+    return found
+
+
+def bayes(
+    llm_labels: Ints, probs: Floats, noise: Floats, spread: Habits | None = None, *, mild: bool = False
+) -> Floats:
     """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,).
 
-    `spread` tells how the mean of `noise` is spread over the classes; None: evenly.
+    `spread` tells how the mean of `noise` is spread over the classes; None: evenly. With `mild` an LLM that errs much says nothing for
+    its label, but nothing against it either: the SLM's word decides. Without this, two that agree would be overruled.
     """
     n_classes, usual = probs.shape[1], float(noise.mean()) if noise.size else 0.0
     spread = even(n_classes, usual) if spread is None else spread
@@ -135,9 +152,10 @@ def bayes(llm_labels: Ints, probs: Floats, noise: Floats, spread: Habits | None 
     mean = float((prior @ favoured).mean()) if rows.size else 1.0
     others = np.maximum((prior @ favoured)[:, None] - prior * favoured, FLOOR * mean)  # sum_{j != k} favoured[j] * p[j]
     rivals = (prior * mean / others) ** TEMPER * missed * (favoured[own] / mean)[:, None]
-    rivals[np.arange(len(rows)), own] = (
-        1.0 - missed[np.arange(len(rows)), own]
-    )  # both divided by the prior of the LLM's label
+    said = 1.0 - missed[np.arange(len(rows)), own]  # both divided by the prior of the LLM's label
+    if mild:
+        said = np.maximum(said, rivals[np.arange(len(rows)), own])
+    rivals[np.arange(len(rows)), own] = said
     posterior[rows] = rivals
     posterior[llm_labels == UNLABELED] **= ABSTAINED_TEMPER
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))

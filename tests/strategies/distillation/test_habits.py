@@ -1,6 +1,7 @@
 """Are an LLM's errors laid at the door of the labels it says too often?"""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from strategies.distillation.habits import BOTH_WAYS, LEAST, MOST, even, habits
@@ -26,7 +27,7 @@ def test_some_errors_always_go_both_ways() -> None:
 
 
 @pytest.mark.parametrize("llm", [np.full(5, -1), np.zeros(5, dtype=int), np.array([0, 0, 0, 0, 2])])
-def test_odd_counts_stay_within_bounds(llm: np.ndarray) -> None:
+def test_odd_counts_stay_within_bounds(llm: npt.NDArray[np.int64]) -> None:
     probs = np.tile([0.0, 1.0, 0.0], (5, 1))
     found = habits(llm, probs, 0.4)
     for values in (found.missed, found.favoured):
