@@ -195,18 +195,24 @@ _project_option = click.option(
 def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint: bool | None) -> None:
     """Connect a Label Studio project.
 
-    Reads its label config, makes the webhook, then the ML backend. May be repeated: it changes only what differs.
+    Reads its label config, makes the webhook, then the ML backend, and asks the LLM one question, to know which parts of a
+    request it takes. May be repeated: it changes only what differs.
     """
     from coral_backend import connect as connecting
+    from coral_backend.controls import spaces
 
     with _context(debug) as (settings, store):
         options = connecting.parse_options(pairs)
         done = connecting.connect(store, settings, _client(settings), project, title=title, options=options, hint=hint)
         space = done.project.label_space
         click.echo(f"{'Connected' if done.first else 'Connected again:'} project {project} ({done.project.title!r})")
-        click.echo(
-            f"  labels      {', '.join(space.labels)}  (<{space.tag} name={space.from_name!r}>, text: {space.text_key!r})"
-        )
+        for place, control in enumerate(spaces(space)):
+            what = f"(<{control.tag} name={control.from_name!r}>, text: {control.text_key!r})"
+            click.echo(f"  {'' if place else 'labels':<10}  {', '.join(control.labels)}  {what}")
+        if space.controls:
+            click.echo(
+                f"              each text is asked about {len(space.controls)} times; --option controls=NAME,... serves some"
+            )
         click.echo(f"  webhook     {done.url}/webhook (id {done.webhook_id})")
         click.echo(f"  ML backend  {done.url} (id {done.backend_id}, {title!r})")
         if done.project.options:
@@ -215,6 +221,8 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint:
             click.echo(
                 f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}"
             )
+        for finding in done.endpoints:
+            click.echo(f"  LLM         {finding.told()}")
         click.echo(f"  secrets     {connecting.secrets_place(settings)}")
         if done.doubt:
             click.echo(f"  note        Label Studio reaches it, this machine does not: {done.doubt}")
@@ -311,6 +319,46 @@ def status(debug: bool, project: int | None, as_json: bool) -> None:
         if not found:
             click.echo("No project is connected. Connect one: coral connect --project ID")
         click.echo(f"Queue: {parts['redis']}; workers: {', '.join(parts['workers']) or 'none'}")
+
+
+@main.command()
+@_project_option
+@click.option(
+    "--per-slice", type=click.IntRange(min=1), default=30, show_default=True, help="Random tasks of each slice."
+)
+@click.option("--slice", "only", multiple=True, metavar="NAME", help="Only this slice; may be given several times.")
+@click.option("--show", is_flag=True, help="Draw nothing; only show what was found so far.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def check(
+    debug: bool, *, project: int | None, per_slice: int, only: tuple[str, ...], show: bool, as_json: bool
+) -> None:
+    """Draw random tasks for people to label: how good are the labels?
+
+    They stand in Label Studio's tab "Gold check". What is found there is true of each slice (CORAL_SLICE_KEY) within its
+    interval; what people correct on their way through the other tabs is not, because these begin with what is doubtful.
+    """
+    from coral_backend.console import slices_table, terminal
+    from coral_backend.gold_check import draw_check
+    from coral_backend.slices import slice_lines
+
+    with _context(debug) as (settings, store):
+        number = _project_id(store, project)
+        drawn = None
+        if not show:
+            with _client(settings) as client:
+                drawn = draw_check(store, settings, client, number, per_slice=per_slice, only=only)
+        lines = slice_lines(store, store.project(number))
+        if as_json:
+            told = {"drawn": drawn.to_json() if drawn else None, "slices": [line.to_json() for line in lines]}
+            click.echo(json.dumps(told, indent=2))
+            return
+        terminal().print(slices_table(lines))
+        if drawn is not None:
+            small = f"; {drawn.passed_over} slices were too small (name one: --slice NAME)" if drawn.passed_over else ""
+            click.echo(f"{drawn.new} tasks drawn, {drawn.to_do} to label in the tab Gold check{small}.")
+            if settings.label_studio_url and drawn.tab is not None:
+                click.echo(f"Look: {settings.label_studio_url.rstrip('/')}/projects/{number}/data?tab={drawn.tab}")
 
 
 @main.command()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coral_backend.follow import bars, show
+from coral_backend.slices import SliceLine, said_of, worth_showing
 from coral_backend.store import Store
 from coral_backend.types import Change, Flag, Round, Stage
 
@@ -30,6 +31,7 @@ __all__ = [
     "estimate_table",
     "project_panel",
     "round_table",
+    "slices_table",
     "terminal",
     "watching",
 ]
@@ -78,6 +80,8 @@ def round_table(done: Round) -> Table:
     counts = f"{metrics.get('annotated', 0)} labelled, {metrics.get('abstained', 0)} abstained"
     table.add_row("tasks", f"{metrics.get('tasks', 0)} ({counts}), {metrics.get('human_labels', 0)} labelled by people")
     table.add_row("flags", _flags(metrics.get("flags", {})))
+    for name, told in (metrics.get("by_control") or {}).items():
+        table.add_row(Text(f"  {name}"), _of_control(told))
     table.add_row("agreement with people", _agreement(metrics.get("agreement", {})))
     pushed = metrics.get("pushed", {})
     table.add_row("pushed", f"{pushed.get('created', 0)} of {pushed.get('sent', 0)}{_dropped(pushed)}")
@@ -87,12 +91,20 @@ def round_table(done: Round) -> Table:
     )
     for note in metrics.get("notes") or ():
         table.add_row("note", Text(str(note)))
+    for one in metrics.get("slices") or ():
+        if one.get("slm_first"):
+            table.add_row("SLM-first", Text(said_of(one)))
     return table
 
 
 def _flags(counts: Mapping[str, int]) -> Text:
     parts = [Text(f"{counts.get(str(flag), 0)} {flag}", style=FLAG_STYLES[str(flag)]) for flag in Flag]
     return Text(", ").join(parts)
+
+
+def _of_control(told: Mapping[str, Any]) -> Text:
+    """Return how one of several controls stands."""
+    return Text.assemble(_flags(told.get("flags", {})), f"; {_agreement(told.get('agreement', {}))}")
 
 
 def _agreement(found: Mapping[str, Any]) -> str:
@@ -116,6 +128,8 @@ def project_panel(found: ProjectStatus) -> RenderableType:
     facts.add_row("annotator", Text(f"{found.annotator or '-'}: {found.annotated} labels, {found.abstained} abstained"))
     facts.add_row("people", f"{found.human_labels} labels, {found.new_changes} changes not learned from yet")
     facts.add_row("flags", _flags(found.flags))
+    for name, told in found.controls.items():
+        facts.add_row(Text(f"  {name}"), _of_control(told))
     facts.add_row("version", Text(found.model_version))
     facts.add_row("tokens", f"{found.tokens['prompt']:,} prompt, {found.tokens['completion']:,} completion")
     facts.add_row("cost", _cost(found))
@@ -128,8 +142,33 @@ def project_panel(found: ProjectStatus) -> RenderableType:
         facts.add_row("effect", Text(effect_text(effect)))
     parts: list[RenderableType] = [facts]
     parts += [_history(found.rounds)] if found.rounds else []
+    parts += [slices_table(found.slices)] if worth_showing(found.slices) else []
     parts += [_costs(found.costs)] if found.costs else []
     return Group(*parts)
+
+
+def slices_table(lines: Iterable[SliceLine]) -> Table:
+    """Return how LLM and SLM do in each part of the corpus, and how good its labels are by a gold check."""
+    table = Table(title="Slices (by the labels people have given so far)", title_justify="left")
+    table.add_column("slice", overflow="fold")
+    for name in ("tasks", "checked", "LLM right", "SLM right"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("routed", no_wrap=True)
+    table.add_column("gold check: machine's labels right", overflow="fold")
+    for line in lines:
+        routed = Text("SLM-first", style="magenta") if line.slm_first else Text("as usual")
+        numbers = (f"{line.tasks:,}", str(line.checked), _percent(line.llm), _percent(line.slm))
+        table.add_row(Text(line.name), *numbers, routed, _gold_check(line))
+    return table
+
+
+def _gold_check(line: SliceLine) -> str:
+    if line.interval is None:
+        return f"none of {line.drawn} drawn tasks is labelled" if line.drawn else "-"
+    low, high = line.interval
+    return (
+        f"{_percent(line.machine)} ({low:.0%} to {high:.0%}) of {line.drawn_checked} random tasks, {line.drawn} drawn"
+    )
 
 
 def _cost(found: ProjectStatus) -> str:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from coral_backend.controls import folder_name
 from coral_backend.settings import Settings
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from coral_backend.types import (
     UNLABELED,
     Answer,
@@ -27,6 +28,7 @@ from coral_backend.types import (
     Floats,
     HumanLabel,
     Ints,
+    LabelSpace,
     Project,
     Round,
     RoundStatus,
@@ -36,9 +38,13 @@ from coral_backend.types import (
 )
 
 if TYPE_CHECKING:
+    from strategies.review.routing import Slice
     from strategies.review.verdict import Decision
 
 ARRAYS_FILE = "arrays.safetensors"
+
+UNLEARNED = "unlearned.txt"
+"""Says, in the folder of one of several controls, why nothing was learned of it."""
 
 
 class SLMAnswers(Protocol):
@@ -71,6 +77,8 @@ class Table:
         Index into the label space; ``UNLABELED`` where there is none.
     llm_confidence : ndarray of float
         The annotator's own confidence in [0, 1]; NaN where unknown.
+    slices : list of str or None
+        The part of the corpus that each belongs to.
     """
 
     task_ids: Ints
@@ -79,6 +87,7 @@ class Table:
     llm_confidence: Floats
     human_labels: Ints
     content_hashes: list[str]
+    slices: list[str | None]
 
     @property
     def size(self) -> int:
@@ -130,12 +139,14 @@ def tabulate(
         np.array([np.nan if a.confidence is None else a.confidence for a in llm], dtype=float),
         np.array([index(human[s.task_id].label) if s.task_id in human else UNLABELED for s in samples], dtype=np.int64),
         [s.content_hash for s in samples],
+        [s.slice for s in samples],
     )
 
 
-def round_folder(settings: Settings, current: Round) -> Path:
-    """Return the folder of a round's files, made if it is missing."""
+def round_folder(settings: Settings, current: Round, control: str | None = None) -> Path:
+    """Return the folder of a round's files, made if it is missing; of one of several controls, that control's."""
     folder = _folder(settings, current)
+    folder = folder / folder_name(control) if control is not None else folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
@@ -166,11 +177,28 @@ def load_arrays(folder: Path) -> Arrays | None:
         return None
 
 
+def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round]:
+    """Return the newest done rounds of which models and predictions are kept; none that a rollback set aside is among them.
+
+    One that was set aside would take the place of an older one that counts, to which a person may want to go back.
+    """
+    counts = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and not r.set_aside]
+    return counts[: settings.keep_versions]
+
+
+def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
+    """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
+    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
+        round_folder(settings, current)
+    ]
+    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
+
+
 def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int:
-    """Remove models and arrays of all rounds but the serving, the newest done and the active ones; return how many."""
+    """Remove models and arrays of all rounds but the serving, the kept and the active ones; return how many."""
     rounds = store.rounds(project_id)
-    done = [r for r in rounds if r.status is RoundStatus.DONE][: settings.keep_versions]
-    keep = {r.id for r in done} | {r.id for r in rounds if r.finished_at is None}
+    kept = rounds_kept(settings, store, project_id)
+    keep = {r.id for r in kept} | {r.id for r in rounds if r.finished_at is None}
     keep |= {store.project(project_id).active_round or 0}
     removed = 0
     for current in rounds:
@@ -182,26 +210,44 @@ def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int
 
 
 def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> list[Verdict]:
+    """Return the verdicts of ``judge``."""
+    return judge(store, project, arrays, p_threshold).verdicts
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is decided about every sample of a project, and about the slices that it falls into."""
+
+    verdicts: list[Verdict]
+    slices: tuple[Slice, ...]
+
+
+def judge(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> Judged:
     """Decide about every sample of a project from a round's arrays and the labels as they stand now.
 
-    Samples without a readable text cannot be judged by a machine: they get their human label or none, at the end.
+    In slices where people say that the LLM is worse than the SLM, the SLM's label goes first. Samples without a readable text cannot
+    be judged by a machine: they get their human label or none, at the end.
     """
+    from strategies.review.routing import route
     from strategies.review.verdict import decide  # scikit-learn: the web process reads arrays and decides nothing
 
     table = read(store, project)
     place = {task_id: i for i, task_id in enumerate(arrays.task_ids.tolist())}
     known = [i for i, task_id in enumerate(table.task_ids.tolist()) if task_id in place]
     rows = np.array([place[int(table.task_ids[i])] for i in known], dtype=np.int64)
+    llm, human = table.llm_labels[known], table.human_labels[known]
+    random = np.isin(table.task_ids[known], [one.task_id for one in checks.drawn(store, project.id)])
+    routing = route([table.slices[i] for i in known], llm, arrays.probs[rows], human, random)
     decision = decide(
-        table.llm_labels[known],
+        llm,
         arrays.probs[rows],
         arrays.p_clean[rows],
-        table.human_labels[known],
+        human,
         llm_confidence=calibrated(table)[known],
         p_threshold=p_threshold,
+        slm_first=routing.noise,
     )
     ids, labels = table.task_ids[known], project.label_space.labels
-    llm = table.llm_labels[known]
     judged = [
         replace(
             _verdict(decision, i, int(ids[i]), labels),
@@ -213,7 +259,7 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
         for i, r in enumerate(rows)
     ]
     mute = [s for s in store.samples(project.id) if s.problem is not None]
-    return judged + unreadable(mute, store.human_labels(project.id), len(judged))
+    return Judged(judged + unreadable(mute, store.human_labels(project.id), len(judged)), routing.slices)
 
 
 def calibrated(table: Table) -> Floats:
@@ -238,6 +284,7 @@ def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) ->
         prediction_score=_number(decision.prediction_score[i]),
         slm_label=_name(labels, decision.slm_label[i]),
         slm_score=_number(decision.slm_score[i]),
+        machine_label=_name(labels, decision.machine_label[i]),
     )
 
 

@@ -7,19 +7,21 @@ the questions that were answered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from coral_backend.labels import MULTIPLE, read_set, write_set
-from coral_backend.labelstudio import columns, hint
+from coral_backend.controls import human_label_of, verdict_of
+from coral_backend.exceptions import LabelStudioError
+from coral_backend.labels import MULTIPLE, SEVERAL, read_set, write_controls, write_set
+from coral_backend.labelstudio import columns, control_columns, hint
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.instruction import add_instruction
 from coral_backend.labelstudio.tabs import assert_tabs
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from coral_backend.types import HumanLabel, LabelSpace, Project, SecondLook, Source, Verdict
 
-__all__ = ["Shown", "ask_again", "fill_hint", "show", "show_some", "tidy"]
+__all__ = ["Shown", "ask_again", "fill_hint", "show", "show_check", "show_some", "tidy"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +59,15 @@ def show(
     version: str,
     verdicts: Sequence[Verdict],
     *,
+    slices: Mapping[int, columns.Value] | None = None,
     told: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Shown:
     """Have Label Studio show `verdicts`, which were pushed and selected as `version`.
 
     Parameters
     ----------
+    slices : mapping of int to Value, optional
+        What stands in the column of slices, by task.
     told : callable
         Called as ``told(done, total)`` while columns are written.
 
@@ -72,9 +77,9 @@ def show(
         If Label Studio is away. A refusal of columns or instruction is logged: tabs work without them.
     """
     ask_again(store, project, verdicts)
-    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config))
+    values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
     looks = _look_values(project.label_space, store.second_looks(project.id))
-    wanted = {**values, columns.SECOND_LOOK: looks}
+    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: dict(slices or {})}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
     _instruct(store, client, project)
@@ -82,9 +87,15 @@ def show(
     return Shown(tabs, written.to_json(), len(store.second_looks(project.id, standing=True)))
 
 
-def show_some(client: LabelStudioClient, project: Project, verdicts: Sequence[Verdict]) -> None:
+def show_some(
+    client: LabelStudioClient,
+    project: Project,
+    verdicts: Sequence[Verdict],
+    slices: Mapping[int, columns.Value] | None = None,
+) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
-    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config))
+    values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
+    values = {**values, columns.SLICE: dict(slices or {})}
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -92,9 +103,26 @@ def fill_hint(store: Store, client: LabelStudioClient, project: Project) -> None
     """Write the hint of every task of the serving round, or empty it where the form shows none any more."""
     if project.active_round is None:
         return  # the first push does it
-    verdicts, space = store.verdicts(project.id, project.active_round), project.label_space
-    values = columns.fields(verdicts, space=space, hint=hint.is_shown(project.label_config))
+    values = control_columns.fields(
+        project.label_space, store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config)
+    )
     columns.write(client, project.id, {columns.HINT: values[columns.HINT]}, keep=_taken(project))
+
+
+def show_check(store: Store, client: LabelStudioClient, project: Project) -> dict[str, int]:
+    """Write the tasks of the gold check into their column, and make or mend its tab; return the tabs.
+
+    Raises
+    ------
+    LabelStudioError
+        If Label Studio is away, or does not take the column: without it there is no tab.
+    """
+    places = {one.task_id: one.place for one in checks.drawn(store, project.id)}
+    wanted = {columns.CHECK: columns.check_values(places)}
+    written = columns.write(client, project.id, wanted, keep=_taken(project))
+    if written.problem is not None:
+        raise LabelStudioError(f"{written.problem} The gold check needs its column; nothing else was changed.")
+    return _assert_tabs(store, client, project, project.model_version)
 
 
 def tidy(store: Store, client: LabelStudioClient, project: Project) -> dict[str, int]:
@@ -133,9 +161,23 @@ def ask_again(store: Store, project: Project, verdicts: Iterable[Verdict]) -> li
 
 
 def _look(project: Project, verdict: Verdict, human: HumanLabel) -> SecondLook | None:
-    if human.label is None or human.ground_truth or not project.label_space.allows(human.label):
+    """Return the question to the person who gave `human`, or None; of several controls, about the one that is doubted most."""
+    if project.label_space.kind != SEVERAL:
+        return _look_at(project.label_space, verdict, human)
+    looks = []
+    for space in project.label_space.controls:
+        name = space.from_name
+        look = _look_at(space, verdict_of(verdict, space), human_label_of(human, name))
+        if look is not None:
+            said, theirs = (write_controls({name: label}, [name]) for label in (look.label, look.machine_label))
+            looks.append(replace(look, label=said, machine_label=theirs))
+    return max(looks, key=lambda look: look.score, default=None)
+
+
+def _look_at(space: LabelSpace, verdict: Verdict, human: HumanLabel) -> SecondLook | None:
+    if human.label is None or human.ground_truth or not space.allows(human.label):
         return None
-    agreed = _agreed_set(project.label_space, verdict, human.label) if project.label_space.kind == MULTIPLE else None
+    agreed = _agreed_set(space, verdict, human.label) if space.kind == MULTIPLE else None
     said, score = agreed or (verdict.slm_label, verdict.slm_score)
     if said is None or score is None or said == human.label or score < SURE:
         return None
@@ -169,16 +211,19 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
 def _look_values(space: LabelSpace, looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     for look in looks:  # by task and time: a question that stands is the last one
-        person, machine = space.shown(look.label), space.shown(look.machine_label)
-        said = columns.unmarked(f"Person: {person} · {columns.ASKED} {machine}")
+        theirs, ours = space.shown(look.label), space.shown(look.machine_label)
+        said = columns.unmarked(f"Person: {theirs} · {columns.ASKED} {ours}")
         asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
         found[look.task_id] = "" if look.looked_at is not None else asked
     return found
 
 
 def _assert_tabs(store: Store, client: LabelStudioClient, project: Project, version: str) -> dict[str, int]:
-    asked = bool(store.second_looks(project.id, standing=True))
-    return assert_tabs(client, project.id, version, text_key=project.label_space.shown_key, second_look=asked)
+    asked = {columns.SECOND_LOOK} if store.second_looks(project.id, standing=True) else set()
+    drawn = {columns.CHECK} if checks.drawn(store, project.id) else set()
+    flags = version != Project.model_version  # which is that of a project without a round
+    shown = project.label_space.shown_key
+    return assert_tabs(client, project.id, version, text_key=shown, more=asked | drawn, flags=flags)
 
 
 def _instruct(store: Store, client: LabelStudioClient, project: Project) -> None:

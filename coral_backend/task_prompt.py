@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,9 @@ from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
-__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names", "with_room"]
+__all__ = [
+    "PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names", "with_room",
+]  # fmt: skip
 
 ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256}
 """Longest answer asked for where it is more than one label, unless another length is set."""
@@ -25,6 +28,10 @@ PARTS: Mapping[str, str] = {
 """Setting -> the part of the task strategy that it replaces."""
 
 
+_QUESTION = "Several questions are asked about each text, one at a time. This one is called {name}."
+"""Two controls may have the same labels (yes, no); their names say what they are about."""
+
+
 def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     """Return the task strategy named in the settings, or the one that fits the label config, with its own words.
 
@@ -35,9 +42,9 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     """
     space, name = project.label_space, settings.task_strategy
     try:
-        if name == "auto":
-            return choose(space.tag, space.labels, kind=space.kind, folder=settings.strategies)
-        found = load(name, settings.strategies)
+        found = None if name == "auto" else load(name, settings.strategies)
+        if found is None or not _is_meant(found, settings, project):
+            return choose(space.tag, space.labels, kind=space.kind, slm=family_of(space), folder=settings.strategies)
     except TaskStrategyError as error:
         raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
     if space.tag not in found.tags:
@@ -46,12 +53,32 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
             f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
             f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
         )
+    if found.slm != family_of(space):
+        what = "a row of a table" if space.is_row else "a text"
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, whose small model is {found.slm!r}; project {project.id} shows {what}, which needs slm: "
+            f"{family_of(space)}. Choose another (coral strategies), or 'auto'."
+        )
     if space.kind != found.kind:
         raise SettingsError(
             f"CORAL_TASK is {name!r}, whose kind is {found.kind!r}; <{space.tag} name={space.from_name!r}> of project "
             f"{project.id} needs one of kind {space.kind!r}. Choose another (coral strategies)."
         )
     return found
+
+
+def _is_meant(found: TaskStrategy, settings: Settings, project: Project) -> bool:
+    """Say whether a strategy that is named for all of several controls fits this one; one named for it alone has to."""
+    if project.control is None or "task_strategy" in settings.own_options(project.control):
+        return True
+    space = project.label_space
+    fits = space.tag in found.tags and space.kind == found.kind and found.slm == family_of(space)
+    return fits and (not found.aliases or found.is_meant_for(space.labels))
+
+
+def family_of(space: LabelSpace) -> str:
+    """Return which family of small models reads a project's samples, as task strategies name it."""
+    return "tabular" if space.is_row else "text"
 
 
 def task_names(settings: Settings) -> list[str]:
@@ -85,7 +112,12 @@ def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
             strategy = replace(strategy, **{part: text})
         except TaskStrategyError as error:
             raise SettingsError(f"{Settings.model_fields[name].alias}: {error}") from None
-    return strategy
+    if project.control is None:
+        return strategy
+    question = (
+        _QUESTION.format(name=json.dumps(project.control, ensure_ascii=False)).replace("{", "{{").replace("}", "}}")
+    )
+    return replace(strategy, task_description=f"{strategy.task_description.rstrip()}\n\n{question}")
 
 
 def label_space_of(settings: Settings, project: Project) -> LabelSpace:
@@ -97,7 +129,7 @@ def label_space_of(settings: Settings, project: Project) -> LabelSpace:
 def with_room(settings: Settings, space: LabelSpace) -> Settings:
     """Return the settings with room for the answers of a label space, where no length is set: a set is longer than a label."""
     usual = Settings.model_fields["llm_max_tokens"].default
-    longest = ANSWER_TOKENS.get(space.kind, usual)
+    longest = max(ANSWER_TOKENS.get(one.kind, usual) for one in space.controls or (space,))
     return settings if settings.llm_max_tokens != usual else settings.model_copy(update={"llm_max_tokens": longest})
 
 

@@ -84,7 +84,8 @@ class LabelSpace:
     parts : tuple of (str, str)
         Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
     forms : mapping of str to tuple of str
-        By key, how a value that is no plain text is read: ``("html",)`` or ``("dialogue", name key, text key)``.
+        By key, how a value that is no plain text is read: ``("html",)``, ``("dialogue", name key, text key)``, ``("row",)`` for an
+        object of columns, or ``("row", key, key ...)`` for columns that are keys of the task.
     nested : bool
         Whether labels are paths, as ``control_tags/paths.py`` writes them.
     kind : str
@@ -109,14 +110,30 @@ class LabelSpace:
     required: bool = False
 
     @property
+    def is_row(self) -> bool:
+        """Whether a sample is a row of a table; its text is a JSON object then."""
+        return self.forms.get(self.text_key, ("",))[0] == "row"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of ``task["data"]`` that are the columns of a row; empty where the row is one object, or there is none."""
+        return self.forms[self.text_key][1:] if self.is_row else ()
+
+    @property
     def text_keys(self) -> tuple[str, ...]:
         """The keys of ``task["data"]`` that hold the sample's text."""
-        return tuple(key for _, key in self.parts) or (self.text_key,)
+        return tuple(key for _, key in self.parts) or self.columns or (self.text_key,)
 
     @property
     def shown_key(self) -> str | None:
         """The key whose column shows people the sample; None where it takes several."""
-        return None if self.parts else self.text_key
+        return None if self.parts or self.columns else self.text_key
+
+    @property
+    def named_labels(self) -> tuple[str, ...]:
+        """What people read of all labels: of several controls each with its control's name."""
+        named = (f"{space.from_name}: {label}" for space in self.controls for label in space.named_labels)
+        return tuple(named) or self.labels
 
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""
@@ -143,8 +160,8 @@ class LabelSpace:
             return spans is not None and all(span.label in self.labels for span in spans)
         if self.kind == SEVERAL:
             by_control, spaces = read_controls(said), {space.from_name: space for space in self.controls}
-            return by_control is not None and all(
-                name in spaces and spaces[name].allows(one) for name, one in by_control.items()
+            return bool(by_control) and all(
+                name in spaces and spaces[name].allows(one) for name, one in (by_control or {}).items()
             )
         return said in self.labels
 
@@ -223,6 +240,8 @@ class Project:
         Up to which of `changes` the review tabs are true.
     instructed : bool
         Whether annotators were told, in the project's instruction, how to work through the tabs.
+    control : str or None
+        The one that this is a view of, in a project with several (``controls.py``); None: all that there is. Not stored.
     """
 
     id: int
@@ -240,6 +259,7 @@ class Project:
     catch_up_error: str | None = None
     tidied_change: int = 0
     instructed: bool = False
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,12 +274,15 @@ class Sample:
         Why the task cannot be labelled (missing key, not a text, too long ...); None when it can.
     recorded : str or None
         A label that came with the task (``recorded`` annotator); None when there is none.
+    slice : str or None
+        The part of the corpus that it belongs to (``CORAL_SLICE_KEY``); None where nobody asked for parts. No label depends on it.
     """
 
     task_id: int
     text: str
     problem: str | None = None
     recorded: str | None = None
+    slice: str | None = None
 
     @property
     def content_hash(self) -> str:
@@ -489,8 +512,8 @@ class Detail:
         What either says of it.
     slm_score : float or None
         The SLM's out-of-sample probability of `slm_label`, in [0, 1].
-    p_clean : float or None
-        As for a ``Verdict``.
+    p_clean, prediction_score, loss : float or None
+        As for a ``Verdict``; the last two of a control only.
     """
 
     name: str
@@ -502,6 +525,8 @@ class Detail:
     slm_label: str | None = None
     slm_score: float | None = None
     p_clean: float | None = None
+    prediction_score: float | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -530,6 +555,8 @@ class Verdict:
         ``Sample.content_hash`` of the text that was judged: a verdict about another text of the task does not count.
     details : tuple of Detail
         What was decided about the parts of a task that has several; empty for one label.
+    machine_label : str or None
+        What `label` would be without a person's word about this task; None in rounds of older versions of CORAL.
     """
 
     task_id: int
@@ -547,6 +574,7 @@ class Verdict:
     loss: float | None = None
     content_hash: str | None = None
     details: tuple[Detail, ...] = ()
+    machine_label: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from coral_backend.app import create_app
@@ -39,8 +42,8 @@ HEADERS = {"X-Coral-Secret": SECRET}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path, max_body_mb=1)
+def settings(tmp_path: Path, url: str) -> Settings:
+    return settings_in(tmp_path, max_body_mb=1, database_url=SecretStr(url))
 
 
 @pytest.fixture
@@ -155,6 +158,21 @@ def test_ten_deliveries_are_as_good_as_one(client: FlaskClient, store: Store) ->
     assert store.project(1).changes == before
 
 
+def test_many_at_once_lose_nothing(app: Flask, store: Store) -> None:
+    """What eight annotators send at the same moment is all there, and each change is counted."""
+    before = store.project(1).changes
+
+    def submit(annotation_id: int) -> int:
+        body = event("ANNOTATION_CREATED", annotation=annotation(annotation_id, annotation_id % 40))
+        return send(app.test_client(), body).status_code
+
+    with ThreadPoolExecutor(8) as people:
+        answers = list(people.map(submit, range(1, 121)))
+    assert answers == [200] * 120
+    assert store.annotation_ids(1) == set(range(1, 121))
+    assert store.project(1).changes == before + 120
+
+
 def test_five_thousand_annotations_in_one_event(tmp_path: Path, store: Store) -> None:
     client = create_app(settings_in(tmp_path), store).test_client()
     many = [annotation(i, i % 4000) for i in range(1, 5001)]
@@ -265,6 +283,23 @@ def test_the_train_button_without_a_queue_says_so(client: FlaskClient, monkeypat
     assert answer.status_code == 503
     assert answer.json is not None
     assert "Start it" in answer.json["error"]["message"]
+
+
+def test_the_train_button_begins_no_round_that_could_not_keep_its_budget(settings: Settings, store: Store) -> None:
+    client = create_app(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:9/v1"}), store).test_client()
+    store.save_project(replace(store.project(1), options={"llm_model": "unheard-of", "budget": 5.0}))
+    answer = send(client, event("START_TRAINING"))
+    assert answer.status_code == 503
+    assert answer.json is not None
+    told = answer.json["error"]["message"]
+    assert "The budget is $5 and the price of 'unheard-of' at 127.0.0.1:9 is not known" in told
+    assert "CORAL_PRICES" in told
+    assert store.rounds(1) == [], "no round that would pause at once"
+    store.save_project(replace(store.project(1), options={"annotator": "embedded", "batch": True}))
+    answer = send(client, event("START_TRAINING"))
+    assert answer.json is not None
+    assert "--batch needs an OpenAI-compatible endpoint" in answer.json["error"]["message"]
+    assert store.rounds(1) == []
 
 
 @pytest.mark.parametrize("action", ["LABEL_LINK_CREATED", "PROJECT_DELETED", "made up", "__class__", "x" * 5000])

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from coral_backend.costs import cost_of
+from coral_backend.dashboard.by_control import agreement_of
 from coral_backend.effects import Effect, effect_of
 from coral_backend.settings import Settings
+from coral_backend.slices import said_of
 from coral_backend.status import tokens_of
 from coral_backend.store import Store, figures
 from coral_backend.types import Project, Round, Spend
@@ -68,7 +70,7 @@ class Overview:
 def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
     """Return how `project` stands."""
     rounds, usage = store.rounds(project.id), store.llm_usage(project.id)
-    counts, agreed = figures.counts(store, project.id, project.active_round), figures.agreement(store, project.id)
+    counts, agreed = figures.counts(store, project.id, project.active_round), agreement_of(store, project, None)
     spending = store.ledger.spending(project.id)
     serving = next((one for one in rounds if one.id == project.active_round), None)
     learned = max((one.through_change for one in rounds), default=0)
@@ -81,9 +83,15 @@ def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
         planned=math.ceil(counts.tasks * share),
         reviewed=counts.human,
         tokens=tokens_of([line for spent in spending.values() for line in spent], list(usage.values())),
-        notes=[str(note) for note in (serving.metrics.get("notes") or ())] if serving else [],
+        notes=_notes(serving) if serving else [],
         effect=effect_of(store, serving) if serving else None,
     )
+
+
+def _notes(serving: Round) -> list[str]:
+    """Return what the SLM said of the corpus, and where its label goes first."""
+    routed = [said_of(one) + "." for one in serving.metrics.get("slices") or () if one.get("slm_first")]
+    return [str(note) for note in (serving.metrics.get("notes") or ())] + routed
 
 
 def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any], spending: Sequence[Spend]) -> Row:

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeAlias
 
-from coral_backend.labels import MULTIPLE, SINGLE, read_set
+from coral_backend.controls import answer_of, human_label_of, verdict_of
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, read_set, write_controls
 from coral_backend.store import Store
 from coral_backend.types import NOTHING, Answer, Detail, Flag, HumanLabel, LabelSpace, Project, Sample, Source, Verdict
 
 __all__ = [
-    "DETAILS", "KINDS", "MEANINGS", "PARTS", "SAID", "SET", "Cell", "Row", "columns", "flat_columns", "flattened", "kind_of", "meaning",
-    "rows",
+    "DETAILS", "KINDS", "MEANINGS", "PARTS", "SAID", "SET", "Cell", "Row", "columns", "flat_columns", "flattened", "kind_of",
+    "meaning_of", "rows",
 ]  # fmt: skip
 
 Cell: TypeAlias = str | int | float | list[Any] | None
@@ -70,34 +71,60 @@ MOST_FLAT = 100
 """With more labels than this there is no column for each."""
 
 
+OF_A_CONTROL = ("label", "score", "source", "flag", "llm_label", "slm_label", "confidence", "p_clean", "human_label")
+"""The columns that each of several controls has for itself, as ``<control>.label``; they come after ``source``."""
+
+
 def columns(store: Store, project_id: int) -> list[str]:
     """Return the names of the columns; there is an ``llm_label_r<n>`` for each round that asked the annotator.
 
     Where a task has parts, ``details`` comes last.
     """
     names = list(MEANINGS)
-    place = names.index("llm_label") + 1
-    parts = [] if store.project(project_id).label_space.kind == SINGLE else [DETAILS]
+    place, end = names.index("llm_label") + 1, names.index("source") + 1
+    space = store.project(project_id).label_space
     asked = [f"llm_label_r{number}" for number in store.llm_rounds(project_id)]
-    return [*names[:place], *asked, *names[place:], *parts]
+    own = [f"{control.from_name}.{column}" for control in space.controls for column in OF_A_CONTROL]
+    return [*names[:place], *asked, *names[place:end], *own, *names[end:], *([DETAILS] if _has_parts(space) else [])]
 
 
-def kind_of(name: str, space: LabelSpace) -> type | str:
-    """Return what the values of a column are: a type, or ``SET`` or ``PARTS``."""
-    if name == DETAILS:
-        return PARTS
-    if space.kind == MULTIPLE and (name in SAID or name.startswith("llm_label_r")):
-        return SET
-    return int if name.startswith(HAS) else KINDS.get(name, str)
+def _has_parts(space: LabelSpace) -> bool:
+    """Say whether rows have a column with parts; of several controls each has columns of its own instead."""
+    return space.kind not in (SINGLE, SEVERAL)
 
 
-def meaning(name: str) -> str:
-    """Return what a column says."""
+def meaning_of(name: str) -> str:
+    """Return what the column `name` says."""
+    if name in MEANINGS:
+        return MEANINGS[name]
     if name == DETAILS:
         return "What was decided about each part of the task: its name, label, score, flag, and what LLM and SLM say of it."
     if name.startswith(HAS):
         return f"Whether label has {name.removeprefix(HAS)!r}: 1 or 0."
-    return MEANINGS.get(name) or f"The annotator's label of round {name.removeprefix('llm_label_r')}."
+    control, _, column = name.rpartition(".")
+    if control and column in OF_A_CONTROL:
+        return f"Of the control {control}: {MEANINGS[column][0].lower()}{MEANINGS[column][1:]}"
+    return f"The annotator's label of round {name.removeprefix('llm_label_r')}."
+
+
+def kind_of(name: str, space: LabelSpace | None = None) -> type | str:
+    """Return what the values in the column `name` are: a type, or where `space` says so ``SET`` or ``PARTS``."""
+    if name == DETAILS:
+        return PARTS
+    if name.startswith(HAS):
+        return int
+    control, _, column = name.rpartition(".")
+    if space is not None and (said := _said_in(name, space)) is not None and said.kind == MULTIPLE:
+        return SET
+    return KINDS.get(name) or KINDS.get(column if control else "", str)
+
+
+def _said_in(name: str, space: LabelSpace) -> LabelSpace | None:
+    """Return the control whose labels stand in a column; None for columns of other things."""
+    if not space.controls:
+        return space if name in SAID or name.startswith("llm_label_r") else None
+    control, _, column = name.rpartition(".")
+    return next((one for one in space.controls if one.from_name == control and column in SAID), None)
 
 
 def flat_columns(names: Sequence[str], space: LabelSpace) -> list[str]:
@@ -150,8 +177,14 @@ def _pages(store: Store, project: Project, numbers: Sequence[int], *, clean_only
     while page := store.sample_page(project.id, last, PAGE):
         last = page[-1].task_id
         for row in (_typed(project.label_space, row) for row in _page(store, project, numbers, page)):
-            if not clean_only or row["source"] == Source.HUMAN or row["flag"] == Flag.CLEAN:
+            if not clean_only or _is_clean(project, row):
                 yield row
+
+
+def _is_clean(project: Project, row: Row) -> bool:
+    """Say whether a row is flagged clean or labelled by a person; of several controls, each of them."""
+    prefixes = [f"{space.from_name}." for space in project.label_space.controls] or [""]
+    return all(row[f"{own}source"] == Source.HUMAN or row[f"{own}flag"] == Flag.CLEAN for own in prefixes)
 
 
 def _page(store: Store, project: Project, numbers: Sequence[int], page: Sequence[Sample]) -> Iterator[Row]:
@@ -189,7 +222,8 @@ def _row(
     asked: Mapping[str, str | None],
     prompt_version: str | None,
 ) -> Row:
-    label, score, source = _final(verdict, answer, human)
+    own = _of_controls(project, verdict, answer, human)
+    label, score, source = _joined_final(project, own) if own else _final(verdict, answer, human)
     return {
         "task_id": sample.task_id,
         "text": sample.text,
@@ -206,16 +240,17 @@ def _row(
         "label": label,
         "score": _short(score),
         "source": str(source) if source else None,
+        **own,
         "prompt_version": prompt_version,
         "model_version": project.model_version if verdict else None,
         "note": sample.problem or (answer.reason if answer else None),
-        **({} if project.label_space.kind == SINGLE else {DETAILS: _parts(verdict)}),
+        **({DETAILS: _parts(verdict)} if _has_parts(project.label_space) else {}),
     }
 
 
 def _typed(space: LabelSpace, row: Row) -> Row:
     """Return a row in which a set is a list."""
-    if space.kind != MULTIPLE:
+    if all(one.kind != MULTIPLE for one in (space, *space.controls)):
         return row
     return {name: _list(value) if kind_of(name, space) == SET else value for name, value in row.items()}
 
@@ -236,6 +271,42 @@ def _parts(verdict: Verdict | None) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else str(value) if isinstance(value, Flag | Source) else value
+
+
+def _of_controls(
+    project: Project, verdict: Verdict | None, answer: Answer | None, human: HumanLabel | None
+) -> dict[str, Cell]:
+    """Return the columns of each of several controls; nothing where there is one."""
+    found: dict[str, Cell] = {}
+    for space in project.label_space.controls:
+        name = space.from_name
+        own, said = verdict_of(verdict, space) if verdict else None, answer_of(answer, name) if answer else None
+        person = human_label_of(human, name) if human else None
+        person = person if person is not None and person.label is not None else None
+        label, score, source = _final(own, said, person)
+        values: dict[str, Cell] = {
+            "label": label,
+            "score": _short(score),
+            "source": str(source) if source else None,
+            "flag": str(own.flag) if own else None,
+            "llm_label": own.llm_label if own else said.label if said else None,
+            "slm_label": own.slm_label if own else None,
+            "confidence": _short(own.slm_score) if own else None,
+            "p_clean": _short(own.p_clean) if own else None,
+            "human_label": person.label if person else None,
+        }
+        found |= {f"{name}.{column}": values[column] for column in OF_A_CONTROL}
+    return found
+
+
+def _joined_final(project: Project, own: Mapping[str, Cell]) -> tuple[str | None, float | None, Source | None]:
+    """Return label, score and source of a task of several controls: what they say, as sure as the least sure."""
+    order = [space.from_name for space in project.label_space.controls]
+    said = {name: str(label) for name in order if (label := own[f"{name}.label"]) is not None}
+    scores = [score for name in said if isinstance(score := own[f"{name}.score"], float)]
+    sources = {own[f"{name}.source"] for name in said}
+    source = next((one for one in (Source.HUMAN, Source.SLM, Source.LLM) if str(one) in sources), None)
+    return write_controls(said, order) if said else None, min(scores, default=None), source
 
 
 def _final(

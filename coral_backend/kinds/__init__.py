@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from coral_backend.kinds.base import Kind, Work
 from coral_backend.kinds.multiple import SetOfLabels
+from coral_backend.kinds.several import SeveralControls
 from coral_backend.kinds.single import SingleLabel
-from coral_backend.labels import MULTIPLE, SINGLE
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE
 from coral_backend.types import LabelSpace
 
 __all__ = ["KINDS", "Kind", "Work", "kind_of"]
@@ -20,3 +21,6 @@ KINDS: dict[str, Kind] = {
 def kind_of(space: LabelSpace) -> Kind:
     """Return what learns and judges the answers of a label space."""
     return KINDS[space.kind]
+
+
+KINDS[SEVERAL] = SeveralControls(kind_of)

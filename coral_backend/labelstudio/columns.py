@@ -12,9 +12,10 @@ The keys ``coral_...`` of task data are ours.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,15 +24,24 @@ from coral_backend.types import Detail, Flag, LabelSpace, Verdict
 
 __all__ = [
     "ASKED",
+    "CHECK",
+    "CHECKED",
     "COLUMNS",
     "HINT",
+    "LLM",
     "MARKS",
     "NUMBERS",
     "RANK",
     "SECOND_LOOK",
+    "SLICE",
+    "SLM",
     "Value",
     "Written",
+    "check_values",
     "fields",
+    "hint_line",
+    "plain",
+    "slice_values",
     "unmarked",
     "write",
 ]
@@ -42,8 +52,12 @@ LLM, SLM = "coral_llm", "coral_slm"
 CONFIDENCE, P_CLEAN = "coral_conf", "coral_p_clean"
 RANK, FLAG = "coral_rank", "coral_flag"
 HINT, SECOND_LOOK = "coral_hint", "coral_second_look"
+SLICE, CHECK = "coral_slice", "coral_check"
 ASKED = "LLM and SLM:"
 """Stands in every question of a second look."""
+
+CHECKED = "check"
+"""Begins the value of every task of a gold check; its place in the order of the drawing follows."""
 
 COLUMNS = (LLM, SLM, CONFIDENCE, P_CLEAN, RANK, FLAG)
 """In the order in which people read them; Label Studio keeps the order in which keys first appear."""
@@ -120,8 +134,25 @@ def fields(
         found[P_CLEAN][task] = _two_decimals(verdict.p_clean)
         found[RANK][task] = f"{verdict.rank:06d}"  # "Label Tasks As Displayed" sorts as text, whatever the tab says
         found[FLAG][task] = str(verdict.flag)
-        lines[task] = (_hint_of_parts(verdict) if verdict.details else _hint(verdict)) if hint else ""
+        lines[task] = hint_line(verdict) if hint else ""
     return found | {HINT: lines}
+
+
+def slice_values(slices: Mapping[int, str | None], slm_first: Collection[str]) -> dict[int, Value]:
+    """Return what stands in the column of slices: the name, and whether the SLM goes first there; ``""`` names no slice."""
+    first = "SLM first"
+    named = {task: unmarked(name or "") for task, name in slices.items()}
+    if not slm_first and not any(named.values()):
+        return {}
+    return {
+        task: " · ".join(part for part in (name, first if (slices[task] or "") in slm_first else "") if part)
+        for task, name in named.items()
+    }
+
+
+def check_values(places: Mapping[int, int]) -> dict[int, Value]:
+    """Return what stands in the column of a gold check, for task -> place in the order of the drawing."""
+    return {task: f"{CHECKED} {place:06d}" for task, place in places.items()}
 
 
 def write(
@@ -186,7 +217,7 @@ def _there(client: LabelStudioClient, project_id: int, wanted: Fields) -> dict[i
 
 def _write_key(work: _Work, key: str, values: Mapping[int, Value]) -> None:
     ways: list[Mapping[int, Value]] = [values, {task: _text(value) for task, value in values.items()}]
-    if key in NUMBERS:
+    if key in (*NUMBERS, CHECK):
         ways += [{task: _cut(_text(value), cut) for task, value in values.items()} for cut in CUTS]
     steps = min((_steps(way) for way in ways), key=_seconds)
     for number, step in enumerate(steps):
@@ -247,25 +278,33 @@ def _two_decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _hint(verdict: Verdict) -> Value:
+def hint_line(verdict: Verdict) -> Value:
     """Return the line of a doubtful task as Markdown, the better candidate first, and an empty one for others.
 
     Both percentages are the SLM's, out of sample.
     """
+    if verdict.details:
+        return _hint_of_parts(verdict)
     if verdict.flag is Flag.CLEAN or verdict.slm_label is None or verdict.slm_score is None:
         return ""
     sure = _percent(verdict.slm_score)
     first = MARKS[0]
     if verdict.llm_label == verdict.slm_label:
-        return f"**LLM and SLM:** {_plain(verdict.slm_label)} ({first})", sure
+        return f"**LLM and SLM:** {plain(verdict.slm_label)} ({first})", sure
     if verdict.llm_label is None:
-        return f"**SLM:** {_plain(verdict.slm_label)} ({first}) · **LLM:** no answer", sure
-    # prediction_score belongs to the LLM's label here: nobody but machines has labelled a task that is not clean.
-    candidates = [("SLM", verdict.slm_label, sure), ("LLM", verdict.llm_label, _percent(verdict.prediction_score))]
+        return f"**SLM:** {plain(verdict.slm_label)} ({first}) · **LLM:** no answer", sure
+    # The loss is that of the LLM's label here: nobody but machines has labelled a task that is not clean.
+    given = _given(verdict.loss) if verdict.prediction_label == verdict.slm_label else verdict.prediction_score
+    candidates = [("SLM", verdict.slm_label, sure), ("LLM", verdict.llm_label, _percent(given))]
     if verdict.label != verdict.slm_label:
         candidates.reverse()
-    shown = [f"**{who}:** {_plain(label)} ({mark})" for (who, label, _), mark in zip(candidates, MARKS, strict=True)]
+    shown = [f"**{who}:** {plain(label)} ({mark})" for (who, label, _), mark in zip(candidates, MARKS, strict=True)]
     return " · ".join(shown), *(percent for *_, percent in candidates)
+
+
+def _given(loss: float | None) -> float | None:
+    """Return the SLM's probability of the label that has this loss, in nats."""
+    return None if loss is None else math.exp(-loss)
 
 
 def _hint_of_parts(verdict: Verdict) -> str:
@@ -274,7 +313,7 @@ def _hint_of_parts(verdict: Verdict) -> str:
     if verdict.flag is Flag.CLEAN or not doubtful:
         return ""
     doubtful.sort(key=lambda one: (one.score is not None, one.score))
-    told = [f"{_plain(one.name)} {_percent(_of_yes(one))}" for one in doubtful[:MOST_NAMED]]
+    told = [f"{plain(one.name)} {_percent(_of_yes(one))}" for one in doubtful[:MOST_NAMED]]
     more = f" · and {len(doubtful) - MOST_NAMED} more" if len(doubtful) > MOST_NAMED else ""
     return f"**Doubtful:** {' · '.join(told)}{more}"
 
@@ -292,7 +331,7 @@ def _percent(score: float | None) -> str:
     return "?" if score is None else f"{100 * score:.0f} %"
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """Return a label so that Markdown shows it as it is, and nothing in it is taken for a mark."""
     text = unmarked(label.replace("\n", " "))
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-!|<>~&" else c for c in text)

@@ -14,7 +14,7 @@ from coral_backend.exceptions import ModelFileError
 from coral_backend.slm.corpus import SLMConfig
 from coral_backend.slm.encoder import Encoder, Halves
 from coral_backend.slm.learnable import log_odds, score
-from coral_backend.slm.model import fingerprint, restored
+from coral_backend.slm.model import fingerprint, ready, state_of
 from coral_backend.slm.model_files import read_model, write_model
 from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.views import frozen_layers
@@ -122,7 +122,9 @@ class SetModel:
                 f"The encoder {config.model!r} is not the one that this model was trained on. Train again."
             )
         halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
-        networks = [restored(halves, tensors["networks"], i, facts, encoder) for i in range(int(facts["n_networks"]))]
+        networks = [TextNetwork(halves, int(facts["n_classes"]), 0.0) for _ in range(int(facts["n_networks"]))]
+        for i, network in enumerate(networks):
+            ready(network, state_of(tensors["networks"], i), encoder.device)
         return cls(
             encoder,
             halves,

@@ -1,5 +1,7 @@
 """Which tables are there? Plain SQLAlchemy Core; every row belongs to a Label Studio project."""
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -57,7 +59,27 @@ samples = Table(
     Column("wanted", Boolean, nullable=False, default=False),
     # Deleted in Label Studio; kept because its labels are history.
     Column("retired", Boolean, nullable=False, default=False),
+    # The part of the corpus that it belongs to: a language, a source ...
+    Column("slice", Text),
 )
+
+
+def _answer() -> list[Column[Any]]:
+    """Return the columns of what an annotator said."""
+    return [
+        Column("content_hash", String(64), nullable=False),
+        Column("label", Text),
+        Column("raw", Text, nullable=False),
+        Column("reason", Text),
+        Column("confidence", Float),
+        Column("annotator", Text, nullable=False),
+        Column("prompt_version", String(64), nullable=False),
+        Column("prompt_tokens", Integer, nullable=False),
+        Column("completion_tokens", Integer, nullable=False),
+        Column("seconds", Float, nullable=False),
+        Column("created_at", Float, nullable=False),
+    ]
+
 
 llm_labels = Table(
     "llm_labels",
@@ -65,17 +87,18 @@ llm_labels = Table(
     Column("project_id", Integer, primary_key=True),
     Column("task_id", Integer, primary_key=True, autoincrement=False),
     Column("round_number", Integer, primary_key=True, autoincrement=False),
-    Column("content_hash", String(64), nullable=False),
-    Column("label", Text),
-    Column("raw", Text, nullable=False),
-    Column("reason", Text),
-    Column("confidence", Float),
-    Column("annotator", Text, nullable=False),
-    Column("prompt_version", String(64), nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("created_at", Float, nullable=False),
+    *_answer(),
+)
+
+# The same of each control, in a project with several; llm_labels then keeps what they say together.
+control_labels = Table(
+    "control_labels",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    Column("round_number", Integer, primary_key=True, autoincrement=False),
+    Column("control", Text, primary_key=True),
+    *_answer(),
 )
 
 # What was asked of the endpoints, kept by the request and not by the label: a label may have taken several requests, or a
@@ -137,6 +160,8 @@ opinions = Table(
     Column("confidence", Float),
     # Probability that the model gave to answers that are no label.
     Column("missing_mass", Float),
+    # Which control it was about, in a project with several.
+    Column("control", Text),
     # The labels that the question listed, where these were not all of them.
     Column("candidates", JSON),
     Column("raw", Text, nullable=False),
@@ -217,6 +242,20 @@ verdicts = Table(
     Column("content_hash", String(64)),
     # What was decided about each part, of a task that has several: a list of objects; NULL for one label.
     Column("details", JSON(none_as_null=True)),
+    # What the label would be without a person's word about the task.
+    Column("machine_label", Text),
+)
+
+# Tasks that were drawn at random for people to check, so that what they find is true of the whole slice.
+checks = Table(
+    "checks",
+    metadata,
+    Column("project_id", Integer, ForeignKey("projects.id"), primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    # The slice that it was drawn from, and its place in the order of the drawing, from 1.
+    Column("slice", Text, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("drawn_at", Float, nullable=False),
 )
 
 second_looks = Table(
