@@ -71,6 +71,6 @@ def fill(store: Store, folder: Path, *, people: bool = True) -> Round:
             1, [HumanLabel(10 + i, i, said(labels), 7, filled.LONG_AGO) for i, labels in PEOPLE.items()]
         )
     work = Work(store, made, Settings.load({}, model_dir=folder), folder)
-    verdicts = SetOfLabels().judge(work)
-    assert verdicts is not None
-    return filled.finish_round(store, [replace(one, content_hash=None) for one in verdicts])
+    judged = SetOfLabels().judge(work)
+    assert judged is not None
+    return filled.finish_round(store, [replace(one, content_hash=None) for one in judged.verdicts])

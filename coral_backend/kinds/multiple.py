@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coral_backend import corpus_arrays
-from coral_backend.kinds.base import Work
+from coral_backend.kinds.base import Judged, Work
 from coral_backend.kinds.single import is_embedded
 from coral_backend.labels import read_set, write_set
 from coral_backend.types import (
@@ -97,7 +97,7 @@ class SetOfLabels:
         corpus_arrays.save_arrays(work.folder, table.task_ids, distilled)
         return {"history": distilled.history, "notes": distilled.notes, "slm_seconds": distilled.seconds}
 
-    def judge(self, work: Work) -> list[Verdict] | None:
+    def judge(self, work: Work) -> Judged | None:
         """Turn the LLM's sets, the SLM's probabilities and people's sets into verdicts."""
         arrays = corpus_arrays.load_arrays(work.folder)
         space = work.project.label_space
@@ -106,7 +106,7 @@ class SetOfLabels:
         judged = verdicts(space, _read(work), arrays, work.settings.p_threshold)
         unreadable = [s for s in work.store.samples(work.project.id) if s.problem is not None]
         human = work.store.human_labels(work.project.id)
-        return judged + corpus_arrays.unreadable(unreadable, human, len(judged))
+        return Judged(judged + corpus_arrays.unreadable(unreadable, human, len(judged)))
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
         """Judge new samples beside the corpus of the round."""
@@ -122,7 +122,8 @@ class SetOfLabels:
         new = NewAnswers(probs, losses(probs, table.llm), model.p_clean(probs, table.llm), features)
         arrays = arrays.extended(table.task_ids.tolist(), new)
         corpus_arrays.save_arrays(work.folder, arrays.task_ids, arrays)
-        return self.judge(work)
+        judged = self.judge(work)
+        return judged.verdicts if judged is not None else None
 
 
 def tabulate(

@@ -12,6 +12,7 @@ import pytest
 from coral_backend import review
 from coral_backend.demos import Verified, choose_demos
 from coral_backend.kinds import Work, kind_of
+from coral_backend.kinds.base import Judged
 from coral_backend.kinds.multiple import ALL_UP_TO, SetOfLabels, tabulate
 from coral_backend.labels import read_set, write_set
 from coral_backend.labelstudio import columns
@@ -36,9 +37,9 @@ def work(store: Store, tmp_path: Path) -> Work:
     return Work(store, store.project(1), Settings.load({}, model_dir=tmp_path), tmp_path)
 
 
-def by_task(verdicts: Sequence[Verdict] | None) -> dict[int, Verdict]:
-    assert verdicts is not None
-    return {one.task_id: one for one in verdicts}
+def by_task(judged: Judged | Sequence[Verdict] | None) -> dict[int, Verdict]:
+    assert judged is not None
+    return {one.task_id: one for one in (judged.verdicts if isinstance(judged, Judged) else judged)}
 
 
 def test_each_label_has_a_verdict_and_the_task_has_theirs(work: Work) -> None:
@@ -98,7 +99,7 @@ def test_of_many_labels_those_are_kept_that_anybody_names_or_that_are_doubtful(s
     probs = np.full((1, len(labels)), 0.01)
     probs[0, [3, 7, 9]] = 0.95, 0.8, 0.4
     sets.put_arrays(tmp_path, probs)
-    [one] = SetOfLabels().judge(Work(store, made, Settings.load({}, model_dir=tmp_path), tmp_path)) or []
+    [one] = by_task(SetOfLabels().judge(Work(store, made, Settings.load({}, model_dir=tmp_path), tmp_path))).values()
     assert {"l3", "l7"} <= {part.name for part in one.details} < set(labels)
 
 
