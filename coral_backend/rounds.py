@@ -331,8 +331,8 @@ class RoundRunner:
         embed, views = lazy_embed(step.settings), self._views(step)
         meter = meter_for(self.store, step.settings, step.project, step.round)
         asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
-        asked_as = with_room(next(asks_more, step.settings), step.project.label_space)
-        team = make_team(asked_as, embed, self.store.replies, meter)
+        leading = with_room(next(asks_more, step.settings), step.project.label_space)
+        team = make_team(leading, embed, self.store.replies, meter)
         return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
 
     def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
@@ -792,14 +792,14 @@ def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dic
             "n": len(checked),
             "llm": _share([said == llm for said, llm, _ in checked]),
             "slm": _share([said == slm for said, _, slm in checked]),
-            **(_f1(checked) if space.kind == MULTIPLE else {}),
+            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
         },
     }
 
 
-def _f1(checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, float | None]:
-    """Return the micro-F1 of the LLM's and the SLM's sets against people's, of ``(person's, LLM's, SLM's)``."""
-    people, llm, slm = ([one[place] for one in checked] for place in range(3))
+def _f1(checked: Sequence[tuple[str, str | None, str | None]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
+    people, llm, slm = ([row[place] for row in checked] for place in range(3))
     return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
 
 

@@ -209,7 +209,7 @@ def _filters(project: Project, current: Round | None, asked: Asked, ids: list[in
         If a label is asked for without its control.
     """
     if not project.label_space.controls:
-        return asked.filters(ids)
+        return asked.filters(ids, sets=project.label_space.kind == MULTIPLE)
     for name in LABELLED:
         value = asked.get(name)
         if value not in ("", NO_LABEL) and len(read_controls(value) or {}) != 1:
@@ -326,15 +326,15 @@ def quality(project_id: int) -> str:
     }
     if current is not None:
         scores = by_control.scores_of(store, project, control, current)
-        labels = (control or project.label_space).labels
+        space = control or project.label_space
+        labels = space.labels
         facts = current.metrics if control is None else current.metrics.get("controls", {}).get(control.from_name, {})
-        one_label = (control or project.label_space).kind == SINGLE
-        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if one_label else ()
+        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if space.kind == SINGLE else ()
         view |= {
             "loss": charts.loss_histogram(scores, facts.get("gmm") or {}),
             "confidence": charts.confidence_histogram(scores),
             "reliability": charts.reliability(scores),
-            "by_label": charts.by_label(scores, labels) if project.label_space.kind == MULTIPLE else None,
+            "by_label": charts.by_label(scores, labels) if space.kind == MULTIPLE else None,
             "matrices": [(a, b, charts.matrix(scores.pairs(a, b), labels)) for a, b in pairs],
         }
     return render_template(

@@ -299,6 +299,11 @@ def hint_line(verdict: Verdict) -> Value:
     return " · ".join(shown), *(percent for *_, percent in candidates)
 
 
+def _given(loss: float | None) -> float | None:
+    """Return the SLM's probability of the label that has this loss, in nats."""
+    return None if loss is None else math.exp(-loss)
+
+
 def _hint_of_parts(verdict: Verdict) -> str:
     """Return the doubtful parts of a task as Markdown, the least sure first, each with the probability that it applies."""
     doubtful = [one for one in verdict.details if one.flag is not Flag.CLEAN]
@@ -317,11 +322,6 @@ def _of_yes(part: Detail) -> float | None:
 
 def _shown(said: str | None, space: LabelSpace | None) -> str:
     return "" if said is None else said if space is None else space.shown(said)
-
-
-def _given(loss: float | None) -> float | None:
-    """Return the SLM's probability of the label that has this loss, in nats."""
-    return None if loss is None else math.exp(-loss)
 
 
 def _percent(score: float | None) -> str:

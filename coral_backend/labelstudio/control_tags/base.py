@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from xml.etree.ElementTree import Element
 
@@ -122,6 +123,21 @@ class TagBase(ABC):
             forms=forms,
             nested=nested,
         )
+
+    def several(self, space: LabelSpace, control: Element) -> LabelSpace:
+        """Return the label space of a control of which any number of labels may be chosen.
+
+        Raises
+        ------
+        LabelConfigError
+            If it is on rows of a table.
+        """
+        if space.is_row:
+            raise LabelConfigError(
+                f"Control {space.from_name!r} takes several labels of a row of a table; CORAL serves one label a row. Let one be chosen, "
+                "or label a <Text> of one key."
+            )
+        return replace(space, kind=MULTIPLE, required=is_true(control, "required"))
 
     def to_regions(
         self, space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -48,7 +47,7 @@ class ChoicesTag(TagBase):
         space = self.space(control, objects, [label for label, _ in leaves], definitions, nested=nested)
         if control.get("choice") != "multiple":
             return space
-        return replace(space, kind=MULTIPLE, required=is_true(control, "required"))
+        return self.several(space, control)
 
     def value(self, space: LabelSpace, label: str | None) -> dict[str, Any]:
         """Return the ``value`` of a region; no label is an empty list."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -44,7 +43,7 @@ class TaxonomyTag(TagBase):
         space = self.space(control, objects, [node.label for node in places], definitions, nested=True)
         if (control.get("maxUsages") or "").strip() == "1":
             return space
-        return replace(space, kind=MULTIPLE, required=is_true(control, "required"))
+        return self.several(space, control)
 
     def value(self, space: LabelSpace, label: str | None) -> dict[str, Any]:
         """Return the ``value`` of a region; no label is an empty list."""

@@ -147,9 +147,9 @@ def test_an_llm_stays_unless_noisy_and_contradicted_and_people_are_certain() -> 
     llm = np.tile([[1, 0]], (100, 1))
     probs = np.full((100, 2), [0.9, 0.05])
     p_clean = np.ones((100, 2))
-    probs[0], p_clean[0] = [0.002, 0.05], [0.1, 1.0]  # a noisy yes that the SLM denies
-    probs[1], p_clean[1] = [0.002, 0.05], [0.9, 1.0]  # the same, but clean
-    probs[2], p_clean[2] = [0.9, 0.9995], [1.0, 0.1]  # a forgotten label
+    probs[0], p_clean[0] = [0.0002, 0.05], [0.1, 1.0]  # a noisy yes that the SLM denies
+    probs[1], p_clean[1] = [0.0002, 0.05], [0.9, 1.0]  # the same, but clean
+    probs[2], p_clean[2] = [0.9, 0.9999], [1.0, 0.1]  # a forgotten label
     llm[3] = -1
     human = np.full((100, 2), -1)
     human[4] = [0, 1]
