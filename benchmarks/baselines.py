@@ -27,7 +27,8 @@ from benchmarks.figures import Outcome
 from coral_backend.slm.corpus import WIDTH
 from coral_backend.slm.encoder import Encoder, Halves
 from coral_backend.slm.engine import Model, SLMConfig, distil
-from coral_backend.slm.network import Inputs, TextNetwork, score
+from coral_backend.slm.learnable import score
+from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import batches, make_folds
 from coral_backend.slm.views import frozen_layers
 from coral_backend.types import UNLABELED, Floats, Ints, Progress
@@ -103,15 +104,15 @@ class Workbench:
         return self.encoder.halves(frozen_layers(self.encoder, FROZEN_SHARE))
 
     @cached_property
-    def inputs(self) -> tuple[Inputs, float]:
+    def inputs(self) -> tuple[TextInputs, float]:
         """The texts as networks take them, and the seconds it took."""
         began = time.perf_counter()
-        return Inputs(self.encoder, self.halves, self.corpus.texts), time.perf_counter() - began
+        return TextInputs(self.encoder, self.halves, self.corpus.texts), time.perf_counter() - began
 
     @cached_property
-    def test_inputs(self) -> Inputs:
+    def test_inputs(self) -> TextInputs:
         """The test texts as networks take them."""
-        return Inputs(self.encoder, self.halves, self.task.test_texts)
+        return TextInputs(self.encoder, self.halves, self.task.test_texts)
 
     @cached_property
     def embeddings(self) -> tuple[Floats, float]:
@@ -157,7 +158,9 @@ class Workbench:
 Method: TypeAlias = Callable[[Workbench, int], Outcome]
 
 
-def fine_tune(inputs: Inputs, halves: Halves, rows: Ints, labels: Ints, n_classes: int, *, seed: int) -> TextNetwork:
+def fine_tune(
+    inputs: TextInputs, halves: Halves, rows: Ints, labels: Ints, n_classes: int, *, seed: int
+) -> TextNetwork:
     """Train one network plainly on `rows` (R,) of the inputs and their `labels` (R,): cross-entropy and nothing else."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

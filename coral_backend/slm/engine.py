@@ -12,8 +12,8 @@ import numpy as np
 from coral_backend.exceptions import TrainingError
 from coral_backend.slm.corpus import Corpus, SLMConfig
 from coral_backend.slm.encoder import Encoder
+from coral_backend.slm.learnable import score
 from coral_backend.slm.model import Model, probabilities
-from coral_backend.slm.network import score
 from coral_backend.slm.training import Ticker, TrainingPlan, divide, given_losses
 from coral_backend.slm.views import Stopwatch, learn, pool
 from coral_backend.types import UNLABELED, Floats, Progress

@@ -14,8 +14,9 @@ import torch
 from coral_backend.exceptions import ModelFileError
 from coral_backend.slm.corpus import SLMConfig
 from coral_backend.slm.encoder import Encoder, Halves
+from coral_backend.slm.learnable import score
 from coral_backend.slm.model_files import read_model, write_model
-from coral_backend.slm.network import Inputs, TextNetwork, score
+from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.views import frozen_layers
 from coral_backend.types import Floats
 from strategies.distillation.blend import Blend
@@ -59,7 +60,7 @@ class Model:
         """Return probabilities (N, K), rows sum to 1, and features (N, D), float32."""
         if not len(texts):
             return np.zeros((0, self.n_classes)), np.zeros((0, self.encoder.width), dtype=np.float32)
-        inputs, rows = Inputs(self.encoder, self.halves, texts), range(len(texts))
+        inputs, rows = TextInputs(self.encoder, self.halves, texts), range(len(texts))
         scored = [score(network, inputs, rows) for network in self.networks]
         mean = np.mean([log_probs for log_probs, _ in scored], axis=0)
         embeddings = self.encoder.embed(texts)

@@ -1,26 +1,23 @@
-"""What is trained? The upper layers of the encoder with a linear head, fed with hidden states that are computed once."""
+"""What is trained on texts? The upper layers of the encoder with a linear head, fed with hidden states that are computed once."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import cast
+from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from coral_backend.slm.encoder import Encoder, Halves, length_batches, mean_pool
-from coral_backend.types import Floats
+from coral_backend.slm.learnable import SCORE_BATCH, Batch, Network
+from strategies.distillation.fixmatch import token_cutoff
 
 CACHE_BYTES = 2_000_000_000
 """Hidden states are kept when they need no more memory than this, else computed anew for each batch."""
 
-SCORE_BATCH = 128
-"""Texts in a batch when nothing is learned."""
 
-
-class TextNetwork(nn.Module):
+class TextNetwork(Network):
     """Upper layers, mean over the tokens, dropout, linear head.
 
     Parameters
@@ -42,6 +39,11 @@ class TextNetwork(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def body(self) -> nn.Module:
+        """The upper layers of the encoder."""
+        return self.upper
+
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Map hidden states (B, T, D), or token ids (B, T), and a mask (B, T) to logits (B, K) and features (B, D), float32."""
         features = mean_pool(self.upper(hidden, mask), mask)
@@ -55,7 +57,7 @@ def silence_dropout(module: nn.Module) -> None:
             part.p = 0.0
 
 
-class Inputs:
+class TextInputs:
     """The texts as the networks take them: hidden states of the frozen layers, kept in memory where they fit.
 
     Parameters
@@ -82,10 +84,24 @@ class Inputs:
         if halves.lower is not None and size <= CACHE_BYTES:
             self.kept = self._keep(progress)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder lies."""
+        return self.encoder.device
+
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def augmented(self, batch: Batch, share: float, generator: torch.Generator) -> Batch:
+        """Hide a share of the tokens of each text."""
+        hidden, mask = batch
+        return hidden, token_cutoff(mask, share, generator)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the encoder's context: bfloat16 where it runs in that."""
+        return self.encoder.autocast()
+
+    def batch(self, rows: Sequence[int]) -> Batch:
         """Return what the networks take, (B, T, D) or token ids (B, T), and the mask (B, T)."""
         if self.kept is not None:
             return self._pad([self.kept[i] for i in rows])
@@ -115,27 +131,3 @@ class Inputs:
             hidden[i, : len(state)] = state
             mask[i, : len(state)] = True
         return hidden, mask
-
-
-def score(
-    network: TextNetwork, inputs: Inputs, rows: Sequence[int], progress: Callable[[int], None] | None = None
-) -> tuple[Floats, Floats]:
-    """Return log-probabilities (R, K), float64, and features (R, D), float32, of `rows`, network in eval mode.
-
-    `progress` is called with the number of texts of each batch; it may raise to stop.
-    """
-    network.eval()
-    n_classes = network.head.out_features
-    log_probs, features = (
-        np.zeros((len(rows), n_classes)),
-        np.zeros((len(rows), network.head.in_features), dtype=np.float32),
-    )
-    for positions in length_batches([inputs.lengths[i] for i in rows], SCORE_BATCH):
-        hidden, mask = inputs.batch([rows[p] for p in positions])
-        with torch.inference_mode(), inputs.encoder.autocast():
-            logits, pooled = cast(tuple[Tensor, Tensor], network(hidden, mask))
-        log_probs[positions] = logits.double().log_softmax(1).cpu().numpy()
-        features[positions] = pooled.cpu().numpy()
-        if progress is not None:
-            progress(len(positions))
-    return log_probs, features

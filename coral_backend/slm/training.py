@@ -10,22 +10,23 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from coral_backend.slm.encoder import Halves
-from coral_backend.slm.network import Inputs, TextNetwork, score
+from coral_backend.slm.learnable import Inputs, Network, score
 from coral_backend.types import UNLABELED, Floats, Ints, Progress
-from strategies.distillation.fixmatch import fixmatch_loss, token_cutoff
+from strategies.distillation.fixmatch import fixmatch_loss
 from strategies.distillation.gmm_split import SPLITTERS, Split
 
 logger = logging.getLogger(__name__)
+
+NetworkT = TypeVar("NetworkT", bound=Network)
 
 BUCKET = 32
 """Batches that are sorted by length together: little padding, still shuffled."""
@@ -60,9 +61,11 @@ class TrainingPlan:
     batch_size, learning_rate, head_learning_rate, weight_decay, dropout : float
         The optimizer's and the network's.
     weak_cutoff, strong_cutoff : float
-        Shares of tokens hidden by the two augmentations.
+        Shares of a sample that the two augmentations hide: tokens of a text, columns of a row.
     splitter : str
         Name in ``SPLITTERS``.
+    passes : int
+        How often an epoch goes through its samples. Small networks on small samples take more steps, and need no split so often.
     """
 
     n_folds: int
@@ -80,6 +83,7 @@ class TrainingPlan:
     strong_cutoff: float
     splitter: str
     seed: int
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ class Labels:
 
 
 @dataclass
-class Trained:
+class Trained(Generic[NetworkT]):
     """What came out of a training.
 
     Attributes
     ----------
-    networks : list of TextNetwork
+    networks : list of Network
         One a fold.
     views : list of ndarray
         One an epoch, shape (N, K): log-probabilities, out of sample. Early epochs are less sure and know other things.
@@ -125,7 +129,7 @@ class Trained:
         Of ``warm-up`` and ``training``.
     """
 
-    networks: list[TextNetwork]
+    networks: list[NetworkT]
     views: list[Floats] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -136,14 +140,14 @@ class Trained:
         return np.asarray(np.mean(self.views, axis=0))
 
 
-class Learner:
+class Learner(Generic[NetworkT]):
     """One network with its optimizer: epoch by epoch, step by step."""
 
-    def __init__(self, halves: Halves, n_classes: int, plan: TrainingPlan, n_steps: int, inputs: Inputs) -> None:
+    def __init__(self, network: NetworkT, plan: TrainingPlan, n_steps: int, inputs: Inputs) -> None:
         self.plan, self.inputs, self.n_steps = plan, inputs, max(n_steps, 1)
-        self.network = TextNetwork(halves, n_classes, plan.dropout).to(inputs.encoder.device)
+        self.network = network.to(inputs.device)
         groups = [
-            {"params": list(self.network.upper.parameters()), "lr": plan.learning_rate},
+            {"params": list(self.network.body.parameters()), "lr": plan.learning_rate},
             {"params": list(self.network.head.parameters()), "lr": plan.head_learning_rate},
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
@@ -157,9 +161,9 @@ class Learner:
     def step(self, lb: Ints, y_lb: Ints, ulb: Ints, generator: torch.Generator) -> tuple[float, float]:
         """Learn from labelled rows `lb` and unlabelled rows `ulb`; return the loss and the share of the mask."""
         self.network.train()
-        hidden, mask = self.inputs.batch(lb.tolist())
-        with self.inputs.encoder.autocast():
-            logits_x_lb, _ = self.network(hidden, token_cutoff(mask, self.plan.weak_cutoff, generator))
+        x_lb = self.inputs.batch(lb.tolist())
+        with self.inputs.autocast():
+            logits_x_lb, _ = self.network(*self.inputs.augmented(x_lb, self.plan.weak_cutoff, generator))
             logits_w, logits_s = self._unlabelled(ulb, logits_x_lb, generator)
         targets = torch.as_tensor(y_lb, dtype=torch.long, device=logits_x_lb.device)
         plan = self.plan
@@ -176,12 +180,12 @@ class Learner:
         if not len(ulb):
             empty = like.detach()[:0]
             return empty, empty
-        hidden, mask = self.inputs.batch(ulb.tolist())
+        x_ulb = self.inputs.batch(ulb.tolist())
         with torch.no_grad():
-            x_ulb_w = token_cutoff(mask, self.plan.weak_cutoff, generator)
-            logits_w, _ = self.network(hidden, x_ulb_w)
-        x_ulb_s = token_cutoff(mask, self.plan.strong_cutoff, generator)
-        logits_s, _ = self.network(hidden, x_ulb_s)
+            x_ulb_w = self.inputs.augmented(x_ulb, self.plan.weak_cutoff, generator)
+            logits_w, _ = self.network(*x_ulb_w)
+        x_ulb_s = self.inputs.augmented(x_ulb, self.plan.strong_cutoff, generator)
+        logits_s, _ = self.network(*x_ulb_s)
         return logits_w, logits_s
 
 
@@ -269,15 +273,17 @@ def paired(labelled: list[Ints], unlabelled: list[Ints]) -> Iterator[tuple[Ints,
         yield batch, next(waiting, none) if every and i % every == 0 else none
 
 
-def train(inputs: Inputs, halves: Halves, labels: Labels, plan: TrainingPlan, ticker: Ticker) -> Trained:
+def train(
+    inputs: Inputs, make: Callable[[], NetworkT], labels: Labels, plan: TrainingPlan, ticker: Ticker
+) -> Trained[NetworkT]:
     """Train one network a fold and score every sample by the network of its fold.
 
     Parameters
     ----------
     inputs : Inputs
-        N texts.
-    halves : Halves
-        The encoder; each network has a copy of its upper half.
+        N samples.
+    make : callable
+        Returns a new network; called once a fold, after torch was seeded for it.
     labels : Labels
         Of the same N samples.
 
@@ -290,7 +296,7 @@ def train(inputs: Inputs, halves: Halves, labels: Labels, plan: TrainingPlan, ti
     ----------
     CORAL, PVLDB 2024, section 3. Li et al.: DivideMix, ICLR 2020. Sohn et al.: FixMatch, NeurIPS 2020.
     """
-    learners = _learners(inputs, halves, labels, plan)
+    learners = _learners(inputs, make, labels, plan)
     trained = Trained([learner.network for learner in learners])
     epoch_of = Epoch(learners, labels, plan, ticker)
     for epoch in range(plan.warmup_epochs + plan.epochs):
@@ -306,25 +312,27 @@ def train(inputs: Inputs, halves: Halves, labels: Labels, plan: TrainingPlan, ti
     return trained
 
 
-def _learners(inputs: Inputs, halves: Halves, labels: Labels, plan: TrainingPlan) -> list[Learner]:
+def _learners(
+    inputs: Inputs, make: Callable[[], NetworkT], labels: Labels, plan: TrainingPlan
+) -> list[Learner[NetworkT]]:
     """Make one learner a fold; the steps of its whole schedule are known beforehand."""
     learners = []
     for fold in range(labels.n_folds):
         n_labelled = int(((labels.given != UNLABELED) & (labels.folds != fold)).sum())
-        n_steps = (plan.warmup_epochs + plan.epochs) * math.ceil(n_labelled / plan.batch_size)
+        n_steps = (plan.warmup_epochs + plan.epochs) * plan.passes * math.ceil(n_labelled / plan.batch_size)
         torch.manual_seed(plan.seed + fold)
-        learners.append(Learner(halves, labels.n_classes, plan, n_steps, inputs))
+        learners.append(Learner(make(), plan, n_steps, inputs))
     return learners
 
 
-class Epoch:
+class Epoch(Generic[NetworkT]):
     """Everything that happens in one epoch: divide, let every network learn, score every sample out of sample."""
 
-    def __init__(self, learners: list[Learner], labels: Labels, plan: TrainingPlan, ticker: Ticker) -> None:
+    def __init__(self, learners: list[Learner[NetworkT]], labels: Labels, plan: TrainingPlan, ticker: Ticker) -> None:
         self.learners, self.labels, self.plan, self.ticker = learners, labels, plan, ticker
         self.rng, self.generator = np.random.default_rng(plan.seed), torch.Generator().manual_seed(plan.seed)
 
-    def run(self, epoch: int, trained: Trained) -> dict[str, Any]:
+    def run(self, epoch: int, trained: Trained[NetworkT]) -> dict[str, Any]:
         """Go through epoch number `epoch` (from 0), add to ``trained.views``, return what is to be told."""
         given, warm = self.labels.given, epoch < self.plan.warmup_epochs
         p_clean, split = np.where(given == UNLABELED, np.nan, 1.0), None
@@ -351,11 +359,12 @@ class Epoch:
         """Let every network learn from what lies outside its fold; return mean loss and share of sure pseudo-labels."""
         losses, masks = [], []
         for fold, learner in enumerate(self.learners):
-            for x_lb, x_ulb in paired(self._batches(labelled, fold), self._batches(unlabelled, fold)):
-                loss, mask = learner.step(x_lb, self.labels.given[x_lb], x_ulb, self.generator)
-                losses.append(loss)
-                masks.append(mask)
-                self.ticker.tick(len(x_lb), loss=round(loss, 4), **detail)
+            for _ in range(self.plan.passes):
+                for x_lb, x_ulb in paired(self._batches(labelled, fold), self._batches(unlabelled, fold)):
+                    loss, mask = learner.step(x_lb, self.labels.given[x_lb], x_ulb, self.generator)
+                    losses.append(loss)
+                    masks.append(mask)
+                    self.ticker.tick(len(x_lb), loss=round(loss, 4), **detail)
         return {
             "loss": float(np.mean(losses)) if losses else 0.0,
             "mask_rate": float(np.nanmean(masks)) if np.isfinite(masks).any() else None,
@@ -373,6 +382,6 @@ class Epoch:
             log_probs[rows], _ = score(learner.network, learner.inputs, rows.tolist(), self._still_here)
         return log_probs
 
-    def _still_here(self, _texts: int) -> None:
+    def _still_here(self, _samples: int) -> None:
         """Scoring is no counted work, but it must be possible to stop it."""
         self.ticker.tick(0)

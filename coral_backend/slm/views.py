@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 
 from coral_backend.slm.corpus import Corpus, SLMConfig
 from coral_backend.slm.encoder import Encoder, Halves
-from coral_backend.slm.network import Inputs
+from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import Labels, Ticker, Trained, make_folds, train
 from coral_backend.types import UNLABELED, Floats, Ints
 from strategies.distillation.blend import Blend, fit_blend
@@ -65,8 +65,8 @@ class Learned:
 
     encoder: Encoder
     halves: Halves
-    inputs: Inputs
-    trained: Trained
+    inputs: TextInputs
+    trained: Trained[TextNetwork]
     cheap: Mapping[str, Floats]
     named: bool
     frozen: FrozenModel
@@ -78,14 +78,15 @@ def learn(corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker, w
     """Train every view on a corpus that was checked, and score the corpus by it."""
     plan = config.plan(corpus.n_labelled, encoder.width)
     halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
-    inputs = Inputs(encoder, halves, corpus.texts, counter(ticker, "embedding"))
+    inputs = TextInputs(encoder, halves, corpus.texts, counter(ticker, "embedding"))
     watch.lap("embedding")
     (frozen_log_probs, frozen), (name_log_probs, names) = _embedded(corpus, config, encoder, ticker)
     watch.lap("frozen")
     lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
     watch.lap("lexical")
     folds = make_folds(corpus.given, plan.n_folds, np.random.default_rng(plan.seed))
-    trained = train(inputs, halves, Labels(corpus.given, corpus.trusted, folds, corpus.n_classes), plan, ticker)
+    labels = Labels(corpus.given, corpus.trusted, folds, corpus.n_classes)
+    trained = train(inputs, lambda: TextNetwork(halves, corpus.n_classes, plan.dropout), labels, plan, ticker)
     watch.lap(None)
     cheap = {"frozen": frozen_log_probs, "lexical": lexical_log_probs, "names": name_log_probs}
     named = config.frozen_view and bool(corpus.label_sentences)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coral_backend.slm.encoder import Encoder
-from coral_backend.slm.network import Inputs
+from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import (
     Labels,
     Ticker,
@@ -33,14 +33,16 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return Encoder.load(make_encoder(tmp_path_factory.mktemp("encoder")), 16)
 
 
-def run(encoder: Encoder, labels: Array, folds: Array, trusted: Array | None = None, **changes: Any) -> Trained:
+def run(
+    encoder: Encoder, labels: Array, folds: Array, trusted: Array | None = None, **changes: Any
+) -> Trained[TextNetwork]:
     corpus = reviews(len(labels))
     halves = encoder.halves(1)
     config = tiny_config("tiny", **changes)
     known = np.zeros(len(labels), dtype=bool) if trusted is None else trusted
     return train(
-        Inputs(encoder, halves, corpus.texts),
-        halves,
+        TextInputs(encoder, halves, corpus.texts),
+        lambda: TextNetwork(halves, 2, 0.1),
         Labels(labels, known, folds, 2),
         config.plan(len(labels), encoder.width),
         Ticker(quiet, 1),
@@ -95,7 +97,13 @@ def test_progress_may_end_the_training(encoder: Encoder) -> None:
     labels = Labels(corpus.llm_labels, corpus.trusted, np.arange(48) % 2, 2)
     plan = tiny_config("tiny").plan(48, encoder.width)
     with pytest.raises(InterruptedError):
-        train(Inputs(encoder, halves, corpus.texts), halves, labels, plan, Ticker(stop, 100))
+        train(
+            TextInputs(encoder, halves, corpus.texts),
+            lambda: TextNetwork(halves, 2, 0.1),
+            labels,
+            plan,
+            Ticker(stop, 100),
+        )
 
 
 def test_the_ticker_counts_to_its_total_and_is_not_called_for_each_step() -> None:
@@ -166,9 +174,9 @@ def test_unlabelled_batches_are_dealt_out_among_the_labelled() -> None:
 
 def test_hidden_states_are_the_same_kept_or_computed_anew(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     halves, texts = encoder.halves(1), reviews().texts
-    kept = Inputs(encoder, halves, texts)
+    kept = TextInputs(encoder, halves, texts)
     monkeypatch.setattr("coral_backend.slm.network.CACHE_BYTES", 0)
-    anew = Inputs(encoder, halves, texts)
+    anew = TextInputs(encoder, halves, texts)
     assert kept.kept is not None
     assert anew.kept is None
     (one, mask_one), (other, mask_other) = kept.batch([3, 20]), anew.batch([3, 20])
