@@ -17,8 +17,10 @@ import numpy as np
 
 from coral_backend.annotate import Annotation
 from coral_backend.costs import past_spend
+from coral_backend.labels import SPANS, Span, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
+from coral_backend.llm.forms import FORMS
 from coral_backend.llm.prices import PriceTable, host_of
 from coral_backend.llm.spend import total
 from coral_backend.llm.tokens import TokenCounter
@@ -26,7 +28,7 @@ from coral_backend.questions import Questions
 from coral_backend.rounds import RoundRunner, Step, choose_demos, refresh_project, settings_of, sync_samples
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
-from coral_backend.types import Demo, Project, Round, RoundStatus, Sample, Spend, Stage
+from coral_backend.types import Demo, LabelSpace, Project, Round, RoundStatus, Sample, Spend, Stage
 from strategies.annotation import Ask, Opinion
 
 if TYPE_CHECKING:  # what is behind it takes a while to import
@@ -37,6 +39,12 @@ __all__ = ["Estimate", "Link", "estimate"]
 
 RIGHT = 0.8
 """The share of answers that are assumed to be right, where a strategy asks on from them."""
+
+SPAN_EVERY, SPAN_LENGTH = 60, 12
+"""Characters of a text for each span that an answer is assumed to have, and of such a span."""
+
+USUAL_TEXT = 240
+"""Characters of a text whose spans a first answer is assumed to list."""
 
 MOST_WAVES = 50
 GROUP = 5_000
@@ -193,8 +201,7 @@ def _demos(runner: RoundRunner, step: Step, annotation: Annotation) -> tuple[Seq
         if not annotation.annotators[0].is_llm:
             return (), ()
         chosen = runner.first_samples(step)
-        longest = max(project.label_space.labels, key=len)
-        return chosen, [Demo(sample.text, longest) for sample in chosen]
+        return chosen, [Demo(sample.text, _said(project.label_space, sample.text)) for sample in chosen]
     if current.revision:
         return (), store.round(project.active_round).demos
     return (), choose_demos(store, step.settings, project)
@@ -332,8 +339,23 @@ def _answer_tokens(project: Project, endpoint: Endpoint, past: Spend) -> float:
     settled = past.requests - past.unsettled
     if settled > 0 and past.completion_tokens:
         return past.completion_tokens / settled
-    longest = json.dumps({"label": max(project.label_space.labels, key=len)}, ensure_ascii=False)
+    space = project.label_space
+    if space.kind == SPANS:
+        text = "x" * USUAL_TEXT
+        longest = json.dumps(FORMS[SPANS].example(Demo(text, _said(space, text))), ensure_ascii=False)
+        longest = longest.replace(text, "")
+    else:
+        longest = json.dumps({"label": max(space.labels, key=len)}, ensure_ascii=False)
     return min(endpoint.max_tokens, TokenCounter(endpoint.model).count([{"content": longest}]))
+
+
+def _said(space: LabelSpace, text: str) -> str:
+    """Return what might be said of a text: the longest label, or a span with it in every ``SPAN_EVERY`` characters."""
+    longest = max(space.labels, key=len)
+    if space.kind != SPANS:
+        return longest
+    places = range(0, len(text) - SPAN_LENGTH + 1, SPAN_EVERY)
+    return write_spans([Span(at, at + SPAN_LENGTH, longest) for at in places])
 
 
 def _notes(found: Estimate, prices: PriceTable, tallies: Sequence[_Tally], *, guessed: bool) -> Iterator[str]:

@@ -39,7 +39,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
-from coral_backend.labels import SINGLE
+from coral_backend.labels import SINGLE, SPANS
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -73,6 +73,8 @@ REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
 MOST_NAMED = 50
 """So many tasks whose text speaks to the model are named in a round's metrics."""
+SPAN_TOKENS = 1_024
+"""Longest answer asked for where it is a list of spans, unless another is set."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -94,8 +96,13 @@ class Step:
 
 
 def settings_for(settings: Settings, project: Project) -> Settings:
-    """Return the process's settings with the project's own options on top."""
-    return settings.with_options(project.options)
+    """Return the process's settings with the project's own options on top, and what its kind of answers needs instead of defaults."""
+    if project.label_space.kind != SPANS:
+        return settings.with_options(project.options)
+    # Spans have no classes to take examples from in turn, and their answers are lists.
+    found = settings.with_options({"demonstration": "retrieval", **project.options})
+    usual = Settings.model_fields["llm_max_tokens"].default
+    return found.model_copy(update={"llm_max_tokens": SPAN_TOKENS}) if found.llm_max_tokens == usual else found
 
 
 def settings_of(settings: Settings, project: Project, current: Round) -> Settings:

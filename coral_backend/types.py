@@ -84,7 +84,8 @@ class LabelSpace:
     parts : tuple of (str, str)
         Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
     forms : mapping of str to tuple of str
-        By key, how a value that is no plain text is read: ``("html",)`` or ``("dialogue", name key, text key)``.
+        By key, how a value is read that is not simply a text: ``("html",)``, ``("dialogue", name key, text key)``, or
+        ``("exact",)`` for a text whose characters must stand where Label Studio counts them.
     nested : bool
         Whether labels are paths, as ``control_tags/paths.py`` writes them.
     kind : str
@@ -268,7 +269,7 @@ class Answer:
     raw : str
         The answer as it came.
     reason : str or None
-        Why there is no label; None when there is one.
+        Why there is no label, or why not all of the answer was taken; None when all is well.
     confidence : float or None
         The annotator's own confidence in [0, 1]; None when unknown. Not calibrated.
     annotator : str
@@ -481,6 +482,8 @@ class Detail:
         The SLM's out-of-sample probability of `slm_label`, in [0, 1].
     p_clean : float or None
         As for a ``Verdict``.
+    words : str
+        The words of a span; empty of other parts.
     """
 
     name: str
@@ -492,6 +495,7 @@ class Detail:
     slm_label: str | None = None
     slm_score: float | None = None
     p_clean: float | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True)

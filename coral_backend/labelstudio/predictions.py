@@ -19,7 +19,9 @@ def prediction_row(space: LabelSpace, version: str, verdict: Verdict) -> Predict
     """
     label = verdict.prediction_label if space.allows(verdict.prediction_label) else None
     score = verdict.prediction_score if label is not None else None
-    return verdict.task_id, to_regions(space, label, score, marker=flag_token(version, verdict.flag)), score, version
+    marker = flag_token(version, verdict.flag)
+    regions = to_regions(space, label, score, marker=marker, details=verdict.details)
+    return verdict.task_id, regions, score, version
 
 
 def other_version(version: str) -> str:
@@ -44,4 +46,4 @@ def _other_row(space: LabelSpace, version: str, verdict: Verdict) -> PredictionR
     label, score = verdict.slm_label, verdict.slm_score
     if verdict.source is Source.HUMAN or not space.allows(label) or label == verdict.prediction_label:
         return None
-    return verdict.task_id, to_regions(space, label, score), score, other_version(version)
+    return verdict.task_id, to_regions(space, label, score, details=verdict.details), score, other_version(version)

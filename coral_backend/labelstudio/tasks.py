@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
+from coral_backend.labels import SPANS
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.texts import kind, plain, text_of
 from coral_backend.types import HumanLabel, LabelSpace, Sample
@@ -38,7 +40,7 @@ def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key
     data = task.get("data")
     if not isinstance(data, Mapping):
         return Sample(task_id, "", problem=f"the task's data is {kind(data)}; it must be an object")
-    recorded = plain(data.get(recorded_key)) if recorded_key else None
+    recorded = _recorded(space, data.get(recorded_key)) if recorded_key else None
     text, problem = text_of(space, data, max_chars)
     return Sample(task_id, text, problem, recorded or None)
 
@@ -73,6 +75,13 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
         prediction_version=version if isinstance(version, str) and version else None,
         prediction_label=from_result(space, prediction.get("result")),
     )
+
+
+def _recorded(space: LabelSpace, value: object) -> str | None:
+    """Return what is recorded as a text; spans may stand in a task as the JSON list that they are."""
+    if space.kind == SPANS and isinstance(value, list):
+        return plain(json.dumps(value, ensure_ascii=False))
+    return plain(value)
 
 
 def _task_id(task: Mapping[str, Any]) -> int:

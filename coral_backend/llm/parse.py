@@ -81,7 +81,7 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
     Accepted are the label itself and JSON like ``{"label": "..."}``; case, blanks, quotes, a code fence and a final stop do
     not matter.
     """
-    answer = _unwrapped(text)
+    answer = unwrapped(text)
     if not answer:
         return None, "the answer is empty"
     label = match_label(answer, labels)
@@ -97,7 +97,7 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
 def read_sureness(text: str) -> float | None:
     """Return the ``confidence`` of an answer's JSON in [0, 1], given in per cent; None where it has none in 0 to 100."""
     try:
-        data = json.loads(_unwrapped(text), object_pairs_hook=_Pairs)
+        data = json.loads(unwrapped(text), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError):
         return None
     values = (
@@ -164,7 +164,7 @@ def _count(usage: object, key: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else 0
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     """Drop a reasoning model's thoughts and a code fence."""
     answer = _THOUGHTS.sub("", text, count=1).strip()
     fence = _FENCE.match(answer)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
+from coral_backend.labels import SPANS
 from coral_backend.llm.base import OnAnswer, Question, abstained
+from coral_backend.llm.forms.spans import recorded_spans
 from coral_backend.llm.parse import match_label, plain
-from coral_backend.types import Answer
+from coral_backend.llm.prompt import Prompt
+from coral_backend.types import Answer, Sample
 
 
 class RecordedAnnotator:
@@ -26,12 +29,16 @@ class RecordedAnnotator:
         for question in questions:
             check()
             sample = question.sample
-            on_answer(sample, abstained(sample, self.name) or self._read(sample.recorded, question.prompt.labels))
+            on_answer(sample, abstained(sample, self.name) or self._read(sample, question.prompt))
 
-    def _read(self, recorded: str | None, labels: Sequence[str]) -> Answer:
+    def _read(self, sample: Sample, prompt: Prompt) -> Answer:
+        recorded, labels = sample.recorded, prompt.labels
         raw = plain(recorded or "")
         if not raw:
             return Answer(None, reason=f"{self._key!r} holds no label for this task.", annotator=self.name)
+        if prompt.kind == SPANS:
+            spans, fault = recorded_spans(recorded or "", labels, sample.text)
+            return Answer(spans, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
         label = match_label(recorded or "", labels)
         if label is None:
             reason = f"The recorded label {raw[:80]!r} is none of the {len(labels)} labels of the label config."

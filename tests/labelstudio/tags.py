@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from coral_backend.labels import Span, write_spans
+
 TEXT = '<Text name="text" value="$text"/>'
 TREE = (
     '<Choice value="Animal"><Choice value="Cat" hint="it purrs"/><Choice value="a &gt; b"/></Choice>'
@@ -24,12 +26,19 @@ class Case:
     to_name: str = "text"
     """What the form itself writes; of a Pairwise it is the control's own name."""
     tag: str = "Choices"
+    spans: dict[str, list[dict[str, Any]]] | None = None
+    """Of a control that marks spans: what can be said -> the ``value`` of each region; `values` are then of one label each."""
 
-    def result(self, label: str) -> list[dict[str, Any]]:
-        """Return what a form sends when `label` is chosen in it."""
-        value = self.values[label]
-        region = {"from_name": "label", "to_name": self.to_name, "type": self.tag.lower(), "value": value}
-        return [{"id": "person", "origin": "manual", **region}]
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Things that can be said of the task, as ``labels.py`` writes them."""
+        return tuple(self.values if self.spans is None else self.spans)
+
+    def result(self, said: str) -> list[dict[str, Any]]:
+        """Return what a form sends when that is said in it."""
+        values = [self.values[said]] if self.spans is None else self.spans[said]
+        base = {"from_name": "label", "to_name": self.to_name, "type": self.tag.lower(), "origin": "manual"}
+        return [{"id": f"person{i}", **base, "value": value} for i, value in enumerate(values)]
 
 
 def _view(inside: str, target: str = TEXT) -> str:
@@ -47,6 +56,14 @@ _LEAF_LABELS = ("Animal > Cat", "Animal > a \\> b", "flora > Oak", "Stone")
 _ALL = [["Animal"], *_LEAVES[:2], ["flora"], *_LEAVES[2:]]
 _ALL_LABELS = ("Animal", *_LEAF_LABELS[:2], "flora", *_LEAF_LABELS[2:])
 _DATA, _SAID = {"text": "a text"}, "a text"
+
+BEFORE_SPANS = " \t\r\n\n \x07\U0001f44d\U0001f3fd cafe\u0301 <b"
+"""Eighteen characters that move offsets where something is stripped, folded, joined or counted in UTF-16."""
+
+
+def _spans(*spans: tuple[int, int, str]) -> str:
+    return write_spans([Span(*span) for span in spans])
+
 
 CASES = (
     Case("choices", _view(_TWO), _AB, _DATA, _SAID),
@@ -89,6 +106,26 @@ CASES = (
         text="Left:\n> first\n> Right:\n> > second\n\nRight:\n> other",
         to_name="label",
         tag="Pairwise",
+    ),
+    Case(
+        "labels",
+        _view(
+            '<Labels name="label" toName="text"><Label value="person" alias="PER" hint="a name"/><Label value="LOC"/></Labels>'
+        ),
+        {label: {"start": 0, "end": 1, "labels": [label]} for label in ("PER", "LOC")},
+        data={"text": BEFORE_SPANS + "Bob in Rome"},
+        text=BEFORE_SPANS.replace("\x07", " ") + "Bob in Rome",
+        tag="Labels",
+        spans={
+            "[]": [],
+            _spans((18, 21, "PER")): [{"start": 18, "end": 21, "text": "Bob", "labels": ["PER"]}],
+            _spans((18, 21, "PER"), (18, 29, "LOC"), (25, 29, "LOC")): [
+                {"start": 25, "end": 29, "text": "not what is there", "labels": ["LOC"]},
+                {"start": 18, "end": 29, "labels": ["LOC"]},
+                {"start": 18, "end": 21, "text": "Bob", "labels": ["PER"]},
+            ],
+            _spans((25, 29, "PER"), (25, 29, "LOC")): [{"start": 25, "end": 29, "labels": ["PER", "LOC"]}],
+        },
     ),
     Case(
         "choices on a page",

@@ -15,10 +15,11 @@ from defusedxml.ElementTree import fromstring
 from coral_backend.exceptions import LabelConfigError
 from coral_backend.labelstudio.control_tags.base import ControlTag
 from coral_backend.labelstudio.control_tags.choices import ChoicesTag
+from coral_backend.labelstudio.control_tags.labels import LabelsTag
 from coral_backend.labelstudio.control_tags.pairwise import PairwiseTag
 from coral_backend.labelstudio.control_tags.rating import RatingTag
 from coral_backend.labelstudio.control_tags.taxonomy import TaxonomyTag
-from coral_backend.types import LabelSpace
+from coral_backend.types import Detail, LabelSpace
 
 __all__ = ["CONTROL_TAGS", "ControlTag", "config_hash", "from_result", "parse_config", "to_regions"]
 
@@ -31,6 +32,7 @@ CONTROL_TAGS: dict[str, ControlTag] = {
     tag.tag: tag
     for tag in (
         ChoicesTag(),
+        LabelsTag(),
         PairwiseTag(),
         RatingTag(),
         TaxonomyTag(),
@@ -93,7 +95,12 @@ def config_hash(xml: str) -> str:
 
 
 def to_regions(
-    space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None
+    space: LabelSpace,
+    label: str | None,
+    score: float | None,
+    *,
+    marker: str | None = None,
+    details: Sequence[Detail] = (),
 ) -> list[dict[str, Any]]:
     """Return the ``result`` of a prediction of `label`.
 
@@ -105,13 +112,15 @@ def to_regions(
         Confidence in `label`, in [0, 1].
     marker : str or None
         ``tabs.flag_token(version, flag)``: what the review tabs find the task by.
+    details : sequence of Detail
+        Of the verdict: spans have scores and words of their own.
 
     Raises
     ------
     ValueError
         If `label` is not in `space`.
     """
-    return CONTROL_TAGS[space.tag].to_regions(space, label, score, marker=marker)
+    return CONTROL_TAGS[space.tag].to_regions(space, label, score, marker=marker, details=details)
 
 
 def from_result(space: LabelSpace, result: Any) -> str | None:
