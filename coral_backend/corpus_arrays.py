@@ -209,8 +209,8 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
         )
         for i, r in enumerate(rows)
     ]
-    unreadable = [s for s in store.samples(project.id) if s.problem is not None]
-    return judged + _unreadable(unreadable, store.human_labels(project.id), len(judged))
+    problems = [s for s in store.samples(project.id) if s.problem is not None]
+    return judged + unreadable(problems, store.human_labels(project.id), len(judged))
 
 
 def calibrated(table: Table) -> Floats:
@@ -238,7 +238,8 @@ def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) ->
     )
 
 
-def _unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
+def unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
+    """Return verdicts on samples without a readable text: a person's label or none, behind the `last` rank."""
     return [
         Verdict(
             task_id=s.task_id,

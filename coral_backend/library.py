@@ -31,6 +31,7 @@ from coral_backend.estimate import Estimate, estimate
 from coral_backend.exceptions import ConflictError, NotFoundError
 from coral_backend.export import Export, Row
 from coral_backend.jobs import client_for
+from coral_backend.labels import SPANS, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tasks import sample_from_task
 from coral_backend.launch import begin_round, change_round
@@ -434,13 +435,30 @@ class Coral:
     def _ask_slm(self, project: Project, serving: Round, samples: Sequence[Sample]) -> list[Prediction]:
         if not samples:
             return []
+        folder = model_folder(settings_for(self.settings, project), serving)
+        if project.label_space.kind == SPANS:
+            return _ask_for_spans(folder, samples)
         from coral_backend.slm.engine import Model  # torch, only where it is needed
 
-        model = Model.load(model_folder(settings_for(self.settings, project), serving))
+        model = Model.load(folder)
         probs, _ = model.predict([sample.text for sample in samples])
         best = probs.argmax(axis=1)
         labels = project.label_space.labels
         return [Prediction(labels[k], round(float(row[k]), 6), Source.SLM) for k, row in zip(best, probs, strict=True)]
+
+
+def _ask_for_spans(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
+    """Return what the SLM marks in each text; the score is of its least sure span."""
+    from coral_backend.slm.span_engine import SpanModel
+
+    seen, _ = SpanModel.load(folder).predict([sample.text for sample in samples], [()] * len(samples))
+    of_text = [[one for one in seen if one.row == row and one.decoded] for row in range(len(samples))]
+    return [
+        Prediction(
+            write_spans([one.span for one in spans]), round(min((one.p for one in spans), default=1.0), 6), Source.SLM
+        )
+        for spans in of_text
+    ]
 
 
 def _flat(found: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

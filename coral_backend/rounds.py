@@ -39,6 +39,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
+from coral_backend.kinds import features_of as features_of_kind
 from coral_backend.labels import SINGLE, SPANS
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
@@ -623,10 +624,8 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
     folder, width = model_folder(settings, store.round(project.active_round)), verified.features.shape[1]
 
     def features_of(texts: Sequence[str]) -> Floats:
-        from coral_backend.slm.engine import Model  # torch, only where it is needed
-
         try:
-            return Model.load(folder).predict(texts)[1]
+            return features_of_kind(project.label_space, folder, texts)
         except ModelFileError as error:  # the round trains a new one; without this it would never get there
             logger.warning("project %d: new texts are shown any examples, not the nearest: %s", project.id, error)
             return np.zeros((len(texts), width), dtype=np.float32)
