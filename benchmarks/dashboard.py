@@ -135,7 +135,7 @@ def _finish(
     corpus_arrays.save_arrays(
         corpus_arrays.round_folder(settings, begun), arrays.task_ids, SimpleNamespace(**vars(arrays))
     )
-    verdicts = corpus_arrays.verdicts(store, project, arrays, 0.5)
+    verdicts = corpus_arrays.judge(store, project, arrays, 0.5).verdicts
     store.put_verdicts(project.id, begun.id, verdicts, lease)
     known = arrays.losses[np.isfinite(arrays.losses)]
     low, high = known[known < 2.2], known[known >= 2.2]

@@ -132,6 +132,8 @@ class Annotation:
         Called with all answers of the first wave; returns the opinion of a small model that learned from them.
     beside : sequence of int
         Further rounds whose opinions say what is usual, where a strategy compares samples.
+    decided : int
+        Samples that the last ``advance`` decided about.
     """
 
     store: Store
@@ -144,13 +146,21 @@ class Annotation:
     known: Mapping[int, Sequence[Opinion]] = field(default_factory=dict)
     look: Look | None = None
     beside: Sequence[int] = ()
+    decided: int = field(default=0, init=False)
 
-    def advance(self, undecided: Sequence[Sample], total: int, limit: int, report: Report) -> bool:
+    def advance(self, undecided: Sequence[Sample], total: int, limit: int, report: Report, *, beyond: int = 0) -> bool:
         """Ask the next questions about `undecided`, at most `limit`; return whether nothing is left to do.
 
         A strategy that compares samples gets them wave by wave: all have their first opinion before one has its second.
+
+        Parameters
+        ----------
+        total : int
+            Samples that are asked about in all, decided or not.
+        beyond : int
+            So many more samples are undecided, and not asked about now.
         """
-        left = list(undecided)
+        left, self.decided = list(undecided), 0
         while left:
             batch = left if self.strategy.waits else left[:limit]
             said = self._said(batch)
@@ -162,13 +172,15 @@ class Annotation:
             self._decide([(s, step, said.get(s.task_id, [])) for s, step in steps if isinstance(step, Decision)])
             asks = [(s, step) for s, step in steps if isinstance(step, Ask)]
             if asks:
-                open_now = len(left) - len(batch) + len(asks)
+                open_now = len(left) - len(batch) + len(asks) + beyond
                 count = _Count(report, total - open_now, total, {"wave": depth + 1} if strategy.waits else {})
                 self._ask(asks[:limit], said, strategy, self.questions, count)
+                self.decided += len(batch) - len(asks) + count.decided
                 return count.decided == open_now
             decided = {s.task_id for s in wave}
+            self.decided += len(decided)
             left = [s for s in left if s.task_id not in decided]
-        return True
+        return beyond == 0
 
     def opinions_on(self, samples: Sequence[Sample]) -> dict[int, list[Opinion]]:
         """Return what the strategy knows of each of `samples` by now, by task id."""

@@ -196,7 +196,11 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
             return None
         options = _with_options(self.settings, json.dumps(dict(project.options), sort_keys=True))
         return sample_from_task(
-            project.label_space, task, recorded_key=options.recorded_key, max_chars=options.max_text_chars
+            project.label_space,
+            task,
+            recorded_key=options.recorded_key,
+            max_chars=options.max_text_chars,
+            slice_key=options.slice_key,
         )
 
     def _serving_round(self, project: Project) -> int | None:

@@ -21,6 +21,7 @@ from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.questions import Questions
 from coral_backend.rounds import lazy_embed, model_folder, neighbours_of, settings_for
 from coral_backend.settings import Settings
+from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.types import (
     Answer,
@@ -90,7 +91,8 @@ def _catch_up(
     pushed = client.push_predictions(project_id, rows)
     store.answered(project_id, wanted)
     if project.active_round is not None:
-        review.show_some(client, project, verdicts)
+        slices = slice_column(store, project_id, project.active_round, [verdict.task_id for verdict in verdicts])
+        review.show_some(client, project, verdicts, slices)
     logger.info("project %d: caught up with %d tasks, pushed %d", project_id, len(wanted), pushed.created)
     return pushed.created
 

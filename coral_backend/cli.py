@@ -314,6 +314,46 @@ def status(debug: bool, project: int | None, as_json: bool) -> None:
 
 
 @main.command()
+@_project_option
+@click.option(
+    "--per-slice", type=click.IntRange(min=1), default=30, show_default=True, help="Random tasks of each slice."
+)
+@click.option("--slice", "only", multiple=True, metavar="NAME", help="Only this slice; may be given several times.")
+@click.option("--show", is_flag=True, help="Draw nothing; only show what was found so far.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def check(
+    debug: bool, *, project: int | None, per_slice: int, only: tuple[str, ...], show: bool, as_json: bool
+) -> None:
+    """Draw random tasks for people to label: how good are the labels?
+
+    They stand in Label Studio's tab "Gold check". What is found there is true of each slice (CORAL_SLICE_KEY) within its
+    interval; what people correct on their way through the other tabs is not, because these begin with what is doubtful.
+    """
+    from coral_backend.console import slices_table, terminal
+    from coral_backend.gold_check import draw_check
+    from coral_backend.slices import slice_lines
+
+    with _context(debug) as (settings, store):
+        number = _project_id(store, project)
+        drawn = None
+        if not show:
+            with _client(settings) as client:
+                drawn = draw_check(store, settings, client, number, per_slice=per_slice, only=only)
+        lines = slice_lines(store, store.project(number))
+        if as_json:
+            told = {"drawn": drawn.to_json() if drawn else None, "slices": [line.to_json() for line in lines]}
+            click.echo(json.dumps(told, indent=2))
+            return
+        terminal().print(slices_table(lines))
+        if drawn is not None:
+            small = f"; {drawn.passed_over} slices were too small (name one: --slice NAME)" if drawn.passed_over else ""
+            click.echo(f"{drawn.new} tasks drawn, {drawn.to_do} to label in the tab Gold check{small}.")
+            if settings.label_studio_url and drawn.tab is not None:
+                click.echo(f"Look: {settings.label_studio_url.rstrip('/')}/projects/{number}/data?tab={drawn.tab}")
+
+
+@main.command()
 @click.argument("round_name", metavar="[ROUND]", required=False)
 @_project_option
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most changes to show.")

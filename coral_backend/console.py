@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coral_backend.follow import bars, show
+from coral_backend.slices import SliceLine, said_of, worth_showing
 from coral_backend.store import Store
 from coral_backend.types import Change, Flag, Round, Stage
 
@@ -30,6 +31,7 @@ __all__ = [
     "estimate_table",
     "project_panel",
     "round_table",
+    "slices_table",
     "terminal",
     "watching",
 ]
@@ -87,6 +89,9 @@ def round_table(done: Round) -> Table:
     )
     for note in metrics.get("notes") or ():
         table.add_row("note", Text(str(note)))
+    for one in metrics.get("slices") or ():
+        if one.get("slm_first"):
+            table.add_row("SLM-first", Text(said_of(one)))
     return table
 
 
@@ -128,8 +133,33 @@ def project_panel(found: ProjectStatus) -> RenderableType:
         facts.add_row("effect", Text(effect_text(effect)))
     parts: list[RenderableType] = [facts]
     parts += [_history(found.rounds)] if found.rounds else []
+    parts += [slices_table(found.slices)] if worth_showing(found.slices) else []
     parts += [_costs(found.costs)] if found.costs else []
     return Group(*parts)
+
+
+def slices_table(lines: Iterable[SliceLine]) -> Table:
+    """Return how LLM and SLM do in each part of the corpus, and how good its labels are by a gold check."""
+    table = Table(title="Slices (by the labels people have given so far)", title_justify="left")
+    table.add_column("slice", overflow="fold")
+    for name in ("tasks", "checked", "LLM right", "SLM right"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("routed", no_wrap=True)
+    table.add_column("gold check: machine's labels right", overflow="fold")
+    for line in lines:
+        routed = Text("SLM-first", style="magenta") if line.slm_first else Text("as usual")
+        numbers = (f"{line.tasks:,}", str(line.checked), _percent(line.llm), _percent(line.slm))
+        table.add_row(Text(line.name), *numbers, routed, _gold_check(line))
+    return table
+
+
+def _gold_check(line: SliceLine) -> str:
+    if line.interval is None:
+        return f"none of {line.drawn} drawn tasks is labelled" if line.drawn else "-"
+    low, high = line.interval
+    return (
+        f"{_percent(line.machine)} ({low:.0%} to {high:.0%}) of {line.drawn_checked} random tasks, {line.drawn} drawn"
+    )
 
 
 def _cost(found: ProjectStatus) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from coral_backend.settings import Settings
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from coral_backend.types import (
     UNLABELED,
     Answer,
@@ -36,6 +36,7 @@ from coral_backend.types import (
 )
 
 if TYPE_CHECKING:
+    from strategies.review.routing import Slice
     from strategies.review.verdict import Decision
 
 ARRAYS_FILE = "arrays.safetensors"
@@ -71,6 +72,8 @@ class Table:
         Index into the label space; ``UNLABELED`` where there is none.
     llm_confidence : ndarray of float
         The annotator's own confidence in [0, 1]; NaN where unknown.
+    slices : list of str or None
+        The part of the corpus that each belongs to.
     """
 
     task_ids: Ints
@@ -79,6 +82,7 @@ class Table:
     llm_confidence: Floats
     human_labels: Ints
     content_hashes: list[str]
+    slices: list[str | None]
 
     @property
     def size(self) -> int:
@@ -127,6 +131,7 @@ def tabulate(
         np.array([np.nan if a.confidence is None else a.confidence for a in llm], dtype=float),
         np.array([index(human[s.task_id].label) if s.task_id in human else UNLABELED for s in samples], dtype=np.int64),
         [s.content_hash for s in samples],
+        [s.slice for s in samples],
     )
 
 
@@ -179,26 +184,44 @@ def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int
 
 
 def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> list[Verdict]:
+    """Return the verdicts of ``judge``."""
+    return judge(store, project, arrays, p_threshold).verdicts
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is decided about every sample of a project, and about the slices that it falls into."""
+
+    verdicts: list[Verdict]
+    slices: tuple[Slice, ...]
+
+
+def judge(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> Judged:
     """Decide about every sample of a project from a round's arrays and the labels as they stand now.
 
-    Samples without a readable text cannot be judged by a machine: they get their human label or none, at the end.
+    In slices where people say that the LLM is worse than the SLM, the SLM's label goes first. Samples without a readable text cannot
+    be judged by a machine: they get their human label or none, at the end.
     """
+    from strategies.review.routing import route
     from strategies.review.verdict import decide  # scikit-learn: the web process reads arrays and decides nothing
 
     table = read(store, project)
     place = {task_id: i for i, task_id in enumerate(arrays.task_ids.tolist())}
     known = [i for i, task_id in enumerate(table.task_ids.tolist()) if task_id in place]
     rows = np.array([place[int(table.task_ids[i])] for i in known], dtype=np.int64)
+    llm, human = table.llm_labels[known], table.human_labels[known]
+    random = np.isin(table.task_ids[known], [one.task_id for one in checks.drawn(store, project.id)])
+    routing = route([table.slices[i] for i in known], llm, arrays.probs[rows], human, random)
     decision = decide(
-        table.llm_labels[known],
+        llm,
         arrays.probs[rows],
         arrays.p_clean[rows],
-        table.human_labels[known],
+        human,
         llm_confidence=calibrated(table)[known],
         p_threshold=p_threshold,
+        slm_first=routing.noise,
     )
     ids, labels = table.task_ids[known], project.label_space.labels
-    llm = table.llm_labels[known]
     judged = [
         replace(
             _verdict(decision, i, int(ids[i]), labels),
@@ -210,7 +233,7 @@ def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float)
         for i, r in enumerate(rows)
     ]
     problems = [s for s in store.samples(project.id) if s.problem is not None]
-    return judged + unreadable(problems, store.human_labels(project.id), len(judged))
+    return Judged(judged + unreadable(problems, store.human_labels(project.id), len(judged)), routing.slices)
 
 
 def calibrated(table: Table) -> Floats:
@@ -235,6 +258,7 @@ def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) ->
         prediction_score=_number(decision.prediction_score[i]),
         slm_label=_name(labels, decision.slm_label[i]),
         slm_score=_number(decision.slm_score[i]),
+        machine_label=_name(labels, decision.machine_label[i]),
     )
 
 

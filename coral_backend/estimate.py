@@ -171,7 +171,7 @@ def _plan(runner: RoundRunner, step: Step, annotation: Annotation) -> tuple[int,
     """Return about how many samples is asked, and the questions with the annotator that each goes to."""
     if step.round.stage not in (Stage.SYNC, Stage.ANNOTATE):
         return 0, iter(())
-    todo, _ = runner.unanswered(step)
+    todo, _, _ = runner.unanswered(step).count()
     first, demos = _demos(runner, step, annotation)
     early = {sample.task_id for sample in first}
     first = [sample for sample in todo if sample.task_id in early]

@@ -30,6 +30,7 @@ from coral_backend.effects import Effect, changes, effect_of, round_named
 from coral_backend.estimate import Estimate, estimate
 from coral_backend.exceptions import ConflictError, NotFoundError
 from coral_backend.export import Export, Row
+from coral_backend.gold_check import PER_SLICE, GoldCheck, draw_check
 from coral_backend.jobs import client_for
 from coral_backend.labels import SPANS, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
@@ -283,6 +284,31 @@ class Coral:
         """
         return status_of(self.store, self.project_id)
 
+    def check(self, per_slice: int = PER_SLICE, slices: Sequence[str] = ()) -> GoldCheck:
+        """Draw random tasks of each slice for people to label, in Label Studio's tab "Gold check"; see ``coral_backend.gold_check``.
+
+        Parameters
+        ----------
+        per_slice : int
+            How many of each; those drawn before count.
+        slices : sequence of str
+            Only these; default: all that have enough tasks.
+
+        Raises
+        ------
+        InputError
+            If there is no such slice.
+
+        Examples
+        --------
+        >>> coral.check(50).to_do  # doctest: +SKIP
+        150
+        >>> coral.status().slices[0].interval  # doctest: +SKIP
+        (0.71, 0.88)
+        """
+        project = self._project()
+        return draw_check(self.store, self.settings, self.client, project.id, per_slice=per_slice, only=slices)
+
     def samples(self, *, clean_only: bool = False) -> pd.DataFrame:
         """Return one row a task, with the columns of ``export`` (see ``coral_backend.export.MEANINGS``), indexed by task id.
 
@@ -418,7 +444,11 @@ class Coral:
         own = settings_for(self.settings, project)
         given = {"data": {project.label_space.text_key: task}} if isinstance(task, str) else task
         return sample_from_task(
-            project.label_space, {"id": 0, **given}, recorded_key=own.recorded_key, max_chars=own.max_text_chars
+            project.label_space,
+            {"id": 0, **given},
+            recorded_key=own.recorded_key,
+            max_chars=own.max_text_chars,
+            slice_key=own.slice_key,
         )
 
     def _verdicts(

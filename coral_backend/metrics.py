@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from coral_backend.costs import cost_lines
+from coral_backend.slices import slice_lines, worth_showing
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Stage
 
@@ -91,6 +92,7 @@ class _ProjectState(Collector):
             self._count_samples(gauges, project)
             self._count_labels(gauges, project)
             self._count_costs(gauges, project)
+            self._count_slices(gauges, project)
             self._count_round(gauges, project)
         return gauges.families()
 
@@ -138,6 +140,18 @@ class _ProjectState(Collector):
                 )
             if line.cost is not None:
                 gauges.count("coral_llm_cost_usd", "Cost of the requests, in USD.", line.cost, project, **where)
+
+    def _count_slices(self, gauges: _Gauges, project: Project) -> None:
+        lines = slice_lines(self._store, project)
+        for line in lines if worth_showing(lines) else ():
+            where = {"slice": line.name}
+            gauges.add("coral_slice_samples", "Tasks of a slice.", line.tasks, project, **where)
+            gauges.add("coral_slice_checked", "Of them labelled by people.", line.checked, project, **where)
+            gauges.add("coral_slice_slm_first", "1 where the SLM goes first.", int(line.slm_first), project, **where)
+            for who, right in (("llm", line.llm_right), ("slm", line.slm_right)):
+                gauges.add(
+                    "coral_slice_right", "Checked tasks on which each is right.", right, project, **where, who=who
+                )
 
     def _count_round(self, gauges: _Gauges, project: Project) -> None:
         now = self._store.active_round(project.id)

@@ -7,18 +7,19 @@ the questions that were answered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coral_backend.exceptions import LabelStudioError
 from coral_backend.labelstudio import columns, hint
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.instruction import add_instruction
 from coral_backend.labelstudio.tabs import assert_tabs
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from coral_backend.types import HumanLabel, Project, SecondLook, Source, Verdict
 
-__all__ = ["Shown", "ask_again", "fill_hint", "show", "show_some", "tidy"]
+__all__ = ["Shown", "ask_again", "fill_hint", "show", "show_check", "show_some", "tidy"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,15 @@ def show(
     version: str,
     verdicts: Sequence[Verdict],
     *,
+    slices: Mapping[int, columns.Value] | None = None,
     told: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Shown:
     """Have Label Studio show `verdicts`, which were pushed and selected as `version`.
 
     Parameters
     ----------
+    slices : mapping of int to Value, optional
+        What stands in the column of slices, by task.
     told : callable
         Called as ``told(done, total)`` while columns are written.
 
@@ -73,7 +77,7 @@ def show(
     ask_again(store, project, verdicts)
     values = columns.fields(verdicts, hint=hint.is_shown(project.label_config))
     looks = _look_values(store.second_looks(project.id))
-    wanted = {**values, columns.SECOND_LOOK: looks}
+    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: slices or {}}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
     _instruct(store, client, project)
@@ -81,9 +85,14 @@ def show(
     return Shown(tabs, written.to_json(), len(store.second_looks(project.id, standing=True)))
 
 
-def show_some(client: LabelStudioClient, project: Project, verdicts: Sequence[Verdict]) -> None:
+def show_some(
+    client: LabelStudioClient,
+    project: Project,
+    verdicts: Sequence[Verdict],
+    slices: Mapping[int, columns.Value] | None = None,
+) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
-    values = columns.fields(verdicts, hint=hint.is_shown(project.label_config))
+    values = columns.fields(verdicts, hint=hint.is_shown(project.label_config)) | {columns.SLICE: slices or {}}
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -93,6 +102,22 @@ def fill_hint(store: Store, client: LabelStudioClient, project: Project) -> None
         return  # the first push does it
     values = columns.fields(store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config))
     columns.write(client, project.id, {columns.HINT: values[columns.HINT]}, keep=_taken(project))
+
+
+def show_check(store: Store, client: LabelStudioClient, project: Project) -> dict[str, int]:
+    """Write the tasks of the gold check into their column, and make or mend its tab; return the tabs.
+
+    Raises
+    ------
+    LabelStudioError
+        If Label Studio is away, or does not take the column: without it there is no tab.
+    """
+    places = {one.task_id: one.place for one in checks.drawn(store, project.id)}
+    wanted = {columns.CHECK: columns.check_values(places)}
+    written = columns.write(client, project.id, wanted, keep=_taken(project))
+    if written.problem is not None:
+        raise LabelStudioError(f"{written.problem} The gold check needs its column; nothing else was changed.")
+    return _assert_tabs(store, client, project, project.model_version)
 
 
 def tidy(store: Store, client: LabelStudioClient, project: Project) -> dict[str, int]:
@@ -158,8 +183,11 @@ def _look_values(looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
 
 
 def _assert_tabs(store: Store, client: LabelStudioClient, project: Project, version: str) -> dict[str, int]:
-    asked = bool(store.second_looks(project.id, standing=True))
-    return assert_tabs(client, project.id, version, text_key=project.label_space.shown_key, second_look=asked)
+    asked = {columns.SECOND_LOOK} if store.second_looks(project.id, standing=True) else set()
+    drawn = {columns.CHECK} if checks.drawn(store, project.id) else set()
+    flags = version != Project.model_version  # which is that of a project without a round
+    shown = project.label_space.shown_key
+    return assert_tabs(client, project.id, version, text_key=shown, more=asked | drawn, flags=flags)
 
 
 def _instruct(store: Store, client: LabelStudioClient, project: Project) -> None:

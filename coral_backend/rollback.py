@@ -19,6 +19,7 @@ from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.rounds import refresh_project, settings_for
 from coral_backend.settings import Settings
+from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.review import rollback_lease
 from coral_backend.types import Project, Round, RoundStatus
@@ -81,7 +82,8 @@ def roll_back(
         if verdicts:
             client.select_version(project_id, version)
         before = store.round(project.active_round).name if project.active_round is not None else "none"
-        review.show(store, client, project, version, verdicts)
+        slices = slice_column(store, project_id, target.id)
+        review.show(store, client, project, version, verdicts, slices=slices)
         own = settings_for(settings, project)
         model_kept = corpus_arrays.load_arrays(corpus_arrays.round_folder(own, target)) is not None
         judged = {verdict.task_id: verdict.content_hash for verdict in verdicts}  # None: of an older CORAL

@@ -49,6 +49,7 @@ from coral_backend.llm.base import Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
+from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
@@ -65,6 +66,7 @@ from coral_backend.types import (
     Stage,
     Verdict,
 )
+from coral_backend.unanswered import Unanswered
 from strategies.demonstration import DEMONSTRATIONS
 
 logger = logging.getLogger(__name__)
@@ -269,10 +271,13 @@ class RoundRunner:
             return Stage.ANNOTATE
         if not in_batches and self._called_back(step, annotation):
             return Stage.ANNOTATE
-        todo, total = self.unanswered(step)
-        limit = len(todo) if in_batches else step.settings.annotate_chunk
         try:
-            finished = annotation.advance(todo, total, limit, self._reporter(step))
+            if in_batches or annotation.strategy.waits:
+                todo, left, total = self.unanswered(step).count()
+                limit = left if in_batches else step.settings.annotate_chunk
+                finished = annotation.advance(todo, total, limit, self._reporter(step))
+            else:
+                finished = self._ask_some(step, annotation)
         except BudgetError:
             if not self._waits_for_batches(step):  # else what those really take may leave some
                 raise
@@ -280,7 +285,7 @@ class RoundRunner:
         if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
-        orders = [s.task_id for s in self.store.samples(step.project.id) if gives_orders(s.text)]
+        orders = [s.task_id for s in self._all_samples(step) if gives_orders(s.text)]
         told = {
             "task_strategy": annotation.questions.strategy.name,
             "links": links,
@@ -316,7 +321,7 @@ class RoundRunner:
             strategy,
             questions,
             known,
-            self._look(step, embed),
+            self._look(step, embed) if strategy.uses_small_model else None,
         )
 
     def _look(self, step: Step, embed: Embed) -> FirstLook | None:
@@ -370,11 +375,12 @@ class RoundRunner:
 
     def _flag(self, step: Step) -> Stage:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
-        verdicts = kind_of(step.project.label_space).judge(self._work(step, step.project))
-        if verdicts is None:
+        judged = kind_of(step.project.label_space).judge(self._work(step, step.project))
+        if judged is None:
             return self._train_again(step)
+        verdicts = judged.verdicts
         self.store.put_verdicts(step.project.id, step.round.id, verdicts, step.lease)
-        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts)}
+        metrics = {**step.round.metrics, **summary(self.store, step.project, verdicts), **judged.facts}
         if step.round.parent_id is not None:
             metrics["effect"] = self.store.count_changes(step.project.id, step.round.parent_id, step.round.id)
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
@@ -426,7 +432,8 @@ class RoundRunner:
             report(len(rows), len(rows), {"version": version, "columns": done, "of": total})
 
         try:
-            shown = review.show(self.store, client, project, version, verdicts, told=told)
+            slices = slice_column(self.store, project_id, step.round.id)
+            shown = review.show(self.store, client, project, version, verdicts, slices=slices, told=told)
             metrics = _add_seconds(self.store.round(step.round.id).metrics, Stage.PUSH, time.monotonic() - began)
             report(len(rows), len(rows), {"version": version}, last=True)
             self.store.finish_round(step.round.id, step.lease, version, {**metrics, "pushed": sent, **shown.to_json()})
@@ -440,33 +447,36 @@ class RoundRunner:
         if project.active_round is not None:
             client.select_version(project.id, project.model_version)
             serving = self.store.verdicts(project.id, project.active_round)
-            review.show(self.store, client, project, project.model_version, serving)
+            slices = slice_column(self.store, project.id, project.active_round)
+            review.show(self.store, client, project, project.model_version, serving, slices=slices)
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def unanswered(self, step: Step) -> tuple[list[Sample], int]:
-        """Return the samples that this round must still ask about, and how many it asks about in all.
+    def _ask_some(self, step: Step, annotation: Annotation) -> bool:
+        """Ask about the next samples; return whether none is left.
 
-        A first round and a retraining ask for what has no label yet. A later round asks again about everything that is
-        neither clean nor labelled by a person (the paper's refinery, section 2, component 4).
+        Where the last chunk ended is in the round's progress, so that what lies before is not read again, but for once at the
+        end: a text may have been changed meanwhile.
         """
-        project = step.project
-        allows = project.label_space.allows
-        answers = self.store.llm_labels(project.id)
-        told = {t for t, a in answers.items() if a.label is None or allows(a.label)}
-        samples = self.store.samples(project.id)
-        done = told
-        if step.round.number > 1 and step.round.revision == 0 and project.active_round is not None:
-            previous = self.store.verdicts(project.id, project.active_round)
-            clean = {v.task_id for v in previous if v.flag is Flag.CLEAN and allows(v.label)}
-            asked = self.store.llm_labels(project.id, round_number=step.round.number)
-            done = (told & clean) | set(asked)
-            settled = clean | set(self.store.human_labels(project.id))
-            total = sum(sample.task_id not in settled for sample in samples)
-        else:
-            total = len(samples)
-        human = set(self.store.human_labels(project.id))
-        return [s for s in samples if s.task_id not in done and s.task_id not in human], total
+        unanswered, limit = self.unanswered(step), step.settings.annotate_chunk
+        progress = self.store.round(step.round.id).progress
+        asking = dict(progress.get("asking") or {})
+        todo = unanswered.first(limit, after=asking["after"]) if asking else []
+        at_the_end = not todo
+        if at_the_end:
+            todo, asking["left"], asking["total"] = unanswered.count(limit)
+        asking["after"] = todo[0].task_id - 1 if todo else 0
+        self.store.update_round(step.round.id, step.lease, progress={**progress, "asking": asking})
+        beyond = max(0, asking["left"] - len(todo))
+        finished = annotation.advance(todo, asking["total"], limit, self._reporter(step), beyond=beyond)
+        progress = self.store.round(step.round.id).progress
+        asking["left"] = beyond + len(todo) - annotation.decided
+        self.store.update_round(step.round.id, step.lease, progress={**progress, "asking": asking})
+        return finished and at_the_end
+
+    def unanswered(self, step: Step) -> Unanswered:
+        """Return what tells which samples this round must still ask about."""
+        return Unanswered(self.store, step.project, step.round)
 
     def _demos(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
         """Return the round's demonstrations; they are chosen once and kept with it."""
@@ -481,6 +491,13 @@ class RoundRunner:
         progress = {**self.store.round(step.round.id).progress, "demos_chosen": len(demos)}
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
         return tuple(demos)
+
+    def _all_samples(self, step: Step) -> Iterator[Sample]:
+        """Yield every sample, without holding more than some of them."""
+        after = 0
+        while page := self.store.sample_page(step.project.id, after, SYNC_CHUNK):
+            yield from page
+            after = page[-1].task_id
 
     def first_samples(self, step: Step) -> list[Sample]:
         """Return the few random samples that are labelled without demonstrations."""
@@ -682,7 +699,8 @@ def model_folder(settings: Settings, current: Round) -> Path:
 
 def _sample(settings: Settings, project: Project, task: Mapping[str, Any]) -> Sample:
     space = project.label_space
-    return sample_from_task(space, task, recorded_key=settings.recorded_key, max_chars=settings.max_text_chars)
+    keys = {"recorded_key": settings.recorded_key, "slice_key": settings.slice_key}
+    return sample_from_task(space, task, max_chars=settings.max_text_chars, **keys)
 
 
 def _share(hits: Sequence[bool]) -> float | None:

@@ -147,6 +147,11 @@ class Settings(BaseModel):
     recorded_key: str | None = Field(
         default=None, alias="CORAL_RECORDED_KEY", description="Key of task data with labels that exist already."
     )
+    slice_key: str | None = Field(
+        default=None,
+        alias="CORAL_SLICE_KEY",
+        description="Key of task data that parts the corpus (a source, a language); language is detected where a task has no such key.",
+    )
     max_text_chars: int = Field(
         default=20_000,
         ge=100,
@@ -243,12 +248,12 @@ class Settings(BaseModel):
     )
     log_level: str = Field(default="INFO", alias="CORAL_LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("recorded_key")
+    @field_validator("recorded_key", "slice_key")
     @classmethod
     def _not_a_column_of_ours(cls, value: str | None) -> str | None:
         if value is not None and value.startswith("coral_"):
             raise ValueError(
-                "keys that begin with coral_ are CORAL's own columns; copy the labels to a key of another name"
+                "keys that begin with coral_ are CORAL's own columns; copy what they hold to a key of another name"
             )
         return value
 
@@ -341,7 +346,7 @@ class Settings(BaseModel):
 
 PROJECT_OPTIONS = frozenset(
     {
-        "annotator", "llm_model", "recorded_key", "max_text_chars", "task_strategy", "first_demonstration",
+        "annotator", "llm_model", "recorded_key", "slice_key", "max_text_chars", "task_strategy", "first_demonstration",
         "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "seed",
         "prompt_task", "prompt_demonstration", "prompt_output", "label_definitions", "review_share",
         "budget", "batch",

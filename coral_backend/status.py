@@ -9,6 +9,7 @@ from typing import Any
 
 from coral_backend.costs import CostLine, cost_lines, cost_of
 from coral_backend.effects import effect_of
+from coral_backend.slices import SliceLine, slice_lines
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project, Round, Spend, Stage
 
@@ -85,6 +86,8 @@ class ProjectStatus:
         USD of all requests to LLMs; None where a price is not known.
     costs : tuple of CostLine
         The same by round and annotator.
+    slices : tuple of SliceLine
+        The parts of the corpus, the largest first, and how LLM and SLM do in each by the labels of people.
     """
 
     id: int
@@ -107,6 +110,7 @@ class ProjectStatus:
     notes: tuple[str, ...] = ()
     cost: float | None = None
     costs: tuple[CostLine, ...] = ()
+    slices: tuple[SliceLine, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -155,6 +159,7 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
         notes=tuple(str(note) for note in (serving.metrics.get("notes") or ())) if serving else (),
         cost=cost_of([one for spent in spending.values() for one in spent], tokens=sum(tokens.values())),
         costs=tuple(cost_lines(store, project_id, rounds)),
+        slices=tuple(slice_lines(store, project)),
     )
 
 

@@ -11,7 +11,7 @@ from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
-__all__ = ["PARTS", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
+__all__ = ["PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
 
 PARTS: Mapping[str, str] = {
     "prompt_task": "task_description",
@@ -32,7 +32,7 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     space, name = project.label_space, settings.task_strategy
     try:
         if name == "auto":
-            return choose(space.tag, space.labels, kind=space.kind, folder=settings.strategies)
+            return choose(space.tag, space.labels, kind=space.kind, slm=family_of(space), folder=settings.strategies)
         found = load(name, settings.strategies)
     except TaskStrategyError as error:
         raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
@@ -42,12 +42,23 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
             f"CORAL_TASK is {name!r}, which is for {served}; project {project.id} has a <{space.tag}>. "
             f"Choose another (coral strategies), or add {space.tag} to its tags if it is a file of yours."
         )
+    if found.slm != family_of(space):
+        what = "a row of a table" if space.is_row else "a text"
+        raise SettingsError(
+            f"CORAL_TASK is {name!r}, whose small model is {found.slm!r}; project {project.id} shows {what}, which needs slm: "
+            f"{family_of(space)}. Choose another (coral strategies), or 'auto'."
+        )
     if space.kind != found.kind:
         raise SettingsError(
             f"CORAL_TASK is {name!r}, whose kind is {found.kind!r}; <{space.tag} name={space.from_name!r}> of project "
             f"{project.id} needs one of kind {space.kind!r}. Choose another (coral strategies)."
         )
     return found
+
+
+def family_of(space: LabelSpace) -> str:
+    """Return which family of small models reads a project's samples, as task strategies name it."""
+    return "tabular" if space.is_row else "text"
 
 
 def task_names(settings: Settings) -> list[str]:

@@ -84,8 +84,9 @@ class LabelSpace:
     parts : tuple of (str, str)
         Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
     forms : mapping of str to tuple of str
-        By key, how a value is read that is not simply a text: ``("html",)``, ``("dialogue", name key, text key)``, or
-        ``("exact",)`` for a text whose characters must stand where Label Studio counts them.
+        By key, how a value is read that is not simply a text: ``("html",)``, ``("dialogue", name key, text key)``, ``("exact",)`` for a
+        text whose characters must stand where Label Studio counts them, ``("row",)`` for an object of columns, or ``("row", key,
+        key ...)`` for columns that are keys of the task.
     nested : bool
         Whether labels are paths, as ``control_tags/paths.py`` writes them.
     kind : str
@@ -107,14 +108,24 @@ class LabelSpace:
     controls: tuple[LabelSpace, ...] = ()
 
     @property
+    def is_row(self) -> bool:
+        """Whether a sample is a row of a table; its text is a JSON object then."""
+        return self.forms.get(self.text_key, ("",))[0] == "row"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of ``task["data"]`` that are the columns of a row; empty where the row is one object, or there is none."""
+        return self.forms[self.text_key][1:] if self.is_row else ()
+
+    @property
     def text_keys(self) -> tuple[str, ...]:
         """The keys of ``task["data"]`` that hold the sample's text."""
-        return tuple(key for _, key in self.parts) or (self.text_key,)
+        return tuple(key for _, key in self.parts) or self.columns or (self.text_key,)
 
     @property
     def shown_key(self) -> str | None:
         """The key whose column shows people the sample; None where it takes several."""
-        return None if self.parts else self.text_key
+        return None if self.parts or self.columns else self.text_key
 
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""
@@ -245,12 +256,15 @@ class Sample:
         Why the task cannot be labelled (missing key, not a text, too long ...); None when it can.
     recorded : str or None
         A label that came with the task (``recorded`` annotator); None when there is none.
+    slice : str or None
+        The part of the corpus that it belongs to (``CORAL_SLICE_KEY``); None where nobody asked for parts. No label depends on it.
     """
 
     task_id: int
     text: str
     problem: str | None = None
     recorded: str | None = None
+    slice: str | None = None
 
     @property
     def content_hash(self) -> str:
@@ -524,6 +538,8 @@ class Verdict:
         ``Sample.content_hash`` of the text that was judged: a verdict about another text of the task does not count.
     details : tuple of Detail
         What was decided about the parts of a task that has several; empty for one label.
+    machine_label : str or None
+        What `label` would be without a person's word about this task; None in rounds of older versions of CORAL.
     """
 
     task_id: int
@@ -541,6 +557,7 @@ class Verdict:
     loss: float | None = None
     content_hash: str | None = None
     details: tuple[Detail, ...] = ()
+    machine_label: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,4 +7,4 @@ from hypothesis import settings
 settings.register_profile("coral", deadline=None, derandomize=True)
 settings.load_profile("coral")
 
-pytest_plugins = ["tests.browser_fixture", "tests.label_studio_fixture"]
+pytest_plugins = ["tests.browser_fixture", "tests.label_studio_fixture", "tests.postgres_fixture"]

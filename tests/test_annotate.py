@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from coral_backend import catch_up, rounds
+from coral_backend import catch_up, rounds, unanswered
 from coral_backend.annotate import make_strategy, make_team
 from coral_backend.exceptions import EndpointError, ModelFileError, SettingsError
 from coral_backend.labels import MULTIPLE
@@ -22,7 +22,8 @@ from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
-from coral_backend.types import Floats, LabelSpace, Project, Round, RoundStatus, Sample
+from coral_backend.types import Floats, LabelSpace, Project, Round, RoundStatus, Sample, Stage
+from coral_backend.unanswered import Unanswered
 from strategies.review.verdict import decide
 from tests.scripted_openai import Call, Reply, ScriptedOpenAI, completion, json_reply, label, status
 from tests.stand_ins import FakeLabelStudio, QuickModel, annotation, quick_distil
@@ -175,6 +176,47 @@ def test_a_chain_labels_a_project_and_keeps_who_said_what(world: Callable[..., W
     usage = done.metrics["links"]
     assert usage["openai:cheap"]["asked"] == 30
     assert usage["openai:middle"]["prompt_tokens"] == 40 * usage["openai:middle"]["asked"]
+
+
+def test_a_chunk_reads_on_where_the_last_one_ended(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unanswered, "PAGE", 5)
+    here = world(annotation="single", n_demos=0)
+    begun = here.begin()
+    behind: list[int] = []
+    first = Unanswered.first
+
+    def noted(self: Unanswered, limit: int, *, after: int) -> list[Sample]:
+        behind.append(after)
+        return first(self, limit, after=after)
+
+    monkeypatch.setattr(Unanswered, "first", noted)
+    runner, told = here.runner, []
+    while (current := here.store.round(begun.id)).stage in (Stage.SYNC, Stage.ANNOTATE):
+        runner.advance(begun.id)
+        told.append(current.progress.get("asking"))
+        if len(told) == 3:  # somebody edits a text that was asked about
+            here.store.put_samples(1, [Sample(2, "edited good film")])
+    assert [one["left"] for one in told if one] == [23, 16, 9, 2, 0]
+    assert behind == [0, 7, 14, 21, 28]
+    assert set(here.asked().values()) == {1}
+    assert len(here.asked()) == 31
+    assert here.store.llm_labels(1)[2].label == "good"
+
+
+def test_an_interrupted_chunk_is_finished_before_the_next(world: Callable[..., World], server: ScriptedOpenAI) -> None:
+    here = world(annotation="single", n_demos=0)
+    server.answer = stop_after(17)
+    begun = here.begin()
+    with pytest.raises(EndpointError):
+        here.runner.run(begun.id)
+    assert here.store.round(begun.id).progress["asking"]["after"] == 14
+    server.answer = by_model
+    here.store.set_round_status(begun.id, RoundStatus.PENDING)
+    assert "asking" not in here.store.round(begun.id).progress, "it counts anew"
+    assert here.runner.run(begun.id).status is RoundStatus.DONE
+    assert len(here.store.llm_labels(1)) == 30
 
 
 @pytest.mark.parametrize("strategy", ["chain", "vote", "small_first", "two_candidates"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from label_studio_ml.model import LabelStudioMLBase, LabelStudioMLManager
+from pydantic import SecretStr
 
 from coral_backend import backend as backend_module
 from coral_backend.backend import CoralBackend, connect_project, nudge_worker, options_from, parse_project_id
@@ -61,8 +62,8 @@ class Parts:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
-    settings = settings_in(tmp_path)
+def parts(tmp_path: Path, url: str) -> Iterator[Parts]:
+    settings = settings_in(tmp_path, database_url=SecretStr(url))
     store = store_in(settings)
     yield Parts(settings, store)
     store.close()

@@ -26,7 +26,7 @@ LEAVES = {"labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
     "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "questions", "review",
-    "task_prompt",
+    "slices", "task_prompt", "unanswered",
 }  # fmt: skip
 """Modules and packages beside ``rounds`` that are parts of it."""
 

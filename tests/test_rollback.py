@@ -23,8 +23,8 @@ from tests.test_rounds import World
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World(tmp_path, monkeypatch)
+def world(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, url, monkeypatch)
     yield made
     made.store.close()
 

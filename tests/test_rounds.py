@@ -21,6 +21,7 @@ from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
+from coral_backend.status import status_of
 from coral_backend.store import Store
 from coral_backend.types import Answer, Flag, HumanLabel, Round, RoundStatus, Sample, Source, Stage
 from tests.stand_ins import FakeLabelStudio, QuickModel, annotation, quick_distil
@@ -61,8 +62,8 @@ class CountingLLM:
 class World:
     """A store, a Label Studio in memory, an annotator, and the runner between them."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings = Settings.load({}, model_dir=folder, n_demos=2, annotate_chunk=3)
+    def __init__(self, folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings = Settings.load({"DATABASE_URL": url}, model_dir=folder, n_demos=2, annotate_chunk=3)
         self.store = Store(self.settings.store_url)
         self.studio = FakeLabelStudio({i + 1: {"text": text} for i, text in enumerate(TEXTS)})
         self.llm = CountingLLM()
@@ -86,8 +87,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World(tmp_path, monkeypatch)
+def world(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, url, monkeypatch)
     yield made
     made.store.close()
 
@@ -406,3 +407,54 @@ def test_who_is_a_moment_late_does_not_undo_the_end_of_a_round(
     with pytest.raises(ConflictError, match="is done; only an active round"):
         world.store.set_round_status(begun.id, status)
     assert world.store.round(begun.id).status is RoundStatus.DONE
+
+
+def test_where_people_find_the_llm_worse_the_slm_goes_first_and_everybody_is_told(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the slice "shop" the LLM says the opposite of what it reads; the SLM learns nothing of that, and people agree with it."""
+    world = World(tmp_path, url, monkeypatch)
+    world.settings = world.settings.model_copy(update={"slice_key": "source", "annotate_chunk": 1000})
+    texts = [f"{'good' if i % 3 else 'bad'} thing {i}" for i in range(1, 81)]
+    world.studio.tasks = {i: {"text": text, "source": "shop" if i % 2 else "press"} for i, text in enumerate(texts, 1)}
+
+    class Contrary(CountingLLM):
+        def annotate(
+            self, questions: Iterable[Question], on_answer: Callable[[Sample, Answer], None], check: object
+        ) -> None:
+            for sample in (question.sample for question in questions):
+                good = ("good" in sample.text) == (sample.slice == "press")
+                on_answer(sample, Answer("good" if good else "bad", "", annotator="scripted:test"))
+
+    world.llm = Contrary()
+    first = world.run()
+    assert not any(one["slm_first"] for one in first.metrics["slices"])
+    shop = [i for i in world.studio.tasks if i % 2]
+    checked = {i: "good" if "good" in texts[i - 1] else "bad" for i in [*shop[:24], *range(2, 60, 2)]}
+    world.studio.annotations = {i: [annotation(1000 + i, label)] for i, label in checked.items()}
+    again = world.run(retrain=True)
+    decided = {one["name"]: one for one in again.metrics["slices"]}
+    assert (decided["shop"]["slm_first"], decided["press"]["slm_first"]) == (True, False)
+    assert (decided["shop"]["checked"], decided["shop"]["llm_right"], decided["shop"]["slm_right"]) == (24, 0, 24)
+    for verdict in world.store.verdicts(1, again.id):
+        if verdict.task_id in shop and verdict.task_id not in checked:
+            right = "good" if "good" in texts[verdict.task_id - 1] else "bad"
+            assert (verdict.label, verdict.prediction_label, verdict.machine_label) == (right, right, right)
+            assert (verdict.source, verdict.flag) == (Source.SLM, Flag.INCONSISTENT)
+    assert world.studio.tasks[1]["coral_slice"] == "shop · SLM first"
+    assert world.studio.tasks[2]["coral_slice"] == "press"
+    told = {line.name: line for line in status_of(world.store, 1).slices}
+    assert (told["shop"].slm_first, told["press"].slm_first, told["shop"].slm) == (True, False, 1.0)
+
+    world.studio.tasks[81] = {"text": "good thing 81", "source": "shop"}
+    world.store.put_samples(1, [Sample(81, "good thing 81", slice="shop")], wanted=True)
+    monkeypatch.setattr("coral_backend.slm.engine.Model", QuickModel)
+    assert catch_up.catch_up(world.store, world.settings, lambda: world.client, 1) == 1
+    [new] = world.store.verdicts(1, again.id, [81])
+    assert (new.llm_label, new.prediction_label) == ("bad", "good"), "tasks that come later are routed too"
+    assert world.studio.tasks[81]["coral_slice"] == "shop · SLM first"
+
+    world.settings = world.settings.model_copy(update={"slice_key": None})
+    last = world.run(retrain=True)
+    assert [one["name"] for one in last.metrics["slices"]] == [""], "a changed key holds from the next round on"
+    world.store.close()

@@ -6,12 +6,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from coral_backend.app import create_app
@@ -39,8 +41,8 @@ HEADERS = {"X-Coral-Secret": SECRET}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path, max_body_mb=1)
+def settings(tmp_path: Path, url: str) -> Settings:
+    return settings_in(tmp_path, max_body_mb=1, database_url=SecretStr(url))
 
 
 @pytest.fixture
@@ -153,6 +155,21 @@ def test_ten_deliveries_are_as_good_as_one(client: FlaskClient, store: Store) ->
     before = store.project(1).changes
     send(client, story()[1])
     assert store.project(1).changes == before
+
+
+def test_many_at_once_lose_nothing(app: Flask, store: Store) -> None:
+    """What eight annotators send at the same moment is all there, and each change is counted."""
+    before = store.project(1).changes
+
+    def submit(annotation_id: int) -> int:
+        body = event("ANNOTATION_CREATED", annotation=annotation(annotation_id, annotation_id % 40))
+        return send(app.test_client(), body).status_code
+
+    with ThreadPoolExecutor(8) as people:
+        answers = list(people.map(submit, range(1, 121)))
+    assert answers == [200] * 120
+    assert store.annotation_ids(1) == set(range(1, 121))
+    assert store.project(1).changes == before + 120
 
 
 def test_five_thousand_annotations_in_one_event(tmp_path: Path, store: Store) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from coral_backend.costs import cost_of
 from coral_backend.effects import Effect, effect_of
 from coral_backend.settings import Settings
+from coral_backend.slices import said_of
 from coral_backend.status import tokens_of
 from coral_backend.store import Store, figures
 from coral_backend.types import Project, Round, Spend
@@ -81,9 +82,15 @@ def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
         planned=math.ceil(counts.tasks * share),
         reviewed=counts.human,
         tokens=tokens_of([line for spent in spending.values() for line in spent], list(usage.values())),
-        notes=[str(note) for note in (serving.metrics.get("notes") or ())] if serving else [],
+        notes=_notes(serving) if serving else [],
         effect=effect_of(store, serving) if serving else None,
     )
+
+
+def _notes(serving: Round) -> list[str]:
+    """Return what the SLM said of the corpus, and where its label goes first."""
+    routed = [said_of(one) + "." for one in serving.metrics.get("slices") or () if one.get("slm_first")]
+    return [str(note) for note in (serving.metrics.get("notes") or ())] + routed
 
 
 def _row(one: Round, agreed: figures.Agreement | None, usage: Mapping[str, Any], spending: Sequence[Spend]) -> Row:

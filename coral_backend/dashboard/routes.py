@@ -23,6 +23,7 @@ from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, s
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
 from coral_backend.settings import Settings
+from coral_backend.slices import slice_lines, worth_showing
 from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Sample
 
@@ -272,7 +273,12 @@ def quality(project_id: int) -> str:
     store = shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
-    view: dict[str, Any] = {"rounds": _judged_rounds(store, project), "agreement": _agreement(store, project)}
+    lines = slice_lines(store, project)
+    view: dict[str, Any] = {
+        "rounds": _judged_rounds(store, project),
+        "agreement": _agreement(store, project),
+        "slices": lines if worth_showing(lines) else [],
+    }
     if current is not None:
         scores = figures.scores(store, project_id, current.id)
         labels = project.label_space.labels

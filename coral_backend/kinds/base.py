@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Progress, Project, Sample, Verdict
 
-__all__ = ["Kind", "Work"]
+__all__ = ["Judged", "Kind", "Work"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,22 @@ class Work:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What was decided.
+
+    Attributes
+    ----------
+    verdicts : list of Verdict
+        One for every task; the most doubtful has rank 1.
+    facts : mapping
+        What the round keeps of it in its metrics.
+    """
+
+    verdicts: list[Verdict]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Kind(Protocol):
     """The seam: what differs between one label a task, a set of labels, and spans."""
 
@@ -47,8 +63,8 @@ class Kind(Protocol):
         """
         ...
 
-    def judge(self, work: Work) -> list[Verdict] | None:
-        """Return a verdict for every task, most doubtful first by their ranks; None when the round's arrays are missing."""
+    def judge(self, work: Work) -> Judged | None:
+        """Decide about every task; None when the round's arrays are missing."""
         ...
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from coral_backend import corpus_arrays
-from coral_backend.kinds.base import Work
+from coral_backend.kinds.base import Judged, Work
+from coral_backend.slices import told_of_slices
 from coral_backend.store import Store
+from coral_backend.task_prompt import named_strategy
 from coral_backend.types import UNLABELED, Floats, Ints, Progress, Project, Sample, Verdict
 from strategies.distillation.label_names import label_sentences
 
@@ -39,7 +41,11 @@ class SingleLabel:
         table = corpus_arrays.read(work.store, project)
         space = project.label_space
         about = [label_sentences(label, space.definitions.get(label, "")) for label in space.labels]
-        corpus = Corpus(table.texts, table.llm_labels, table.human_labels, len(space.labels), about)
+        strategy = named_strategy(work.settings, project)
+        columns = {name: column.kind for name, column in strategy.columns.items()}
+        corpus = Corpus(
+            table.texts, table.llm_labels, table.human_labels, len(space.labels), about, strategy.slm, columns
+        )
         # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
         config = replace(SLMConfig.from_settings(work.settings), frozen_view=not is_embedded(work.store, project))
         distilled = distil(corpus, config, progress=progress, save_to=work.folder / "model")
@@ -51,12 +57,13 @@ class SingleLabel:
             "slm_seconds": distilled.seconds,
         }
 
-    def judge(self, work: Work) -> list[Verdict] | None:
+    def judge(self, work: Work) -> Judged | None:
         """Turn LLM labels, SLM probabilities and human labels into verdicts."""
         arrays = corpus_arrays.load_arrays(work.folder)
         if arrays is None:
             return None
-        return corpus_arrays.verdicts(work.store, work.project, arrays, work.settings.p_threshold)
+        judged = corpus_arrays.judge(work.store, work.project, arrays, work.settings.p_threshold)
+        return Judged(judged.verdicts, told_of_slices(judged.slices))
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
         """Judge new samples beside the corpus of the round."""
@@ -73,7 +80,7 @@ class SingleLabel:
         new = NewAnswers(probs, losses, model.p_clean(losses), features)
         arrays = arrays.extended([s.task_id for s in samples], new)
         corpus_arrays.save_arrays(work.folder, arrays.task_ids, arrays)
-        return corpus_arrays.verdicts(store, project, arrays, work.settings.p_threshold)
+        return corpus_arrays.judge(store, project, arrays, work.settings.p_threshold).verdicts
 
 
 def is_embedded(store: Store, project: Project) -> bool:

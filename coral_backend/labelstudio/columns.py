@@ -12,9 +12,10 @@ The keys ``coral_...`` of task data are ours.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,15 +24,20 @@ from coral_backend.types import Flag, Verdict
 
 __all__ = [
     "ASKED",
+    "CHECK",
+    "CHECKED",
     "COLUMNS",
     "HINT",
     "MARKS",
     "NUMBERS",
     "RANK",
     "SECOND_LOOK",
+    "SLICE",
     "Value",
     "Written",
+    "check_values",
     "fields",
+    "slice_values",
     "unmarked",
     "write",
 ]
@@ -42,8 +48,12 @@ LLM, SLM = "coral_llm", "coral_slm"
 CONFIDENCE, P_CLEAN = "coral_conf", "coral_p_clean"
 RANK, FLAG = "coral_rank", "coral_flag"
 HINT, SECOND_LOOK = "coral_hint", "coral_second_look"
+SLICE, CHECK = "coral_slice", "coral_check"
 ASKED = "LLM and SLM:"
 """Stands in every question of a second look."""
+
+CHECKED = "check"
+"""Begins the value of every task of a gold check; its place in the order of the drawing follows."""
 
 COLUMNS = (LLM, SLM, CONFIDENCE, P_CLEAN, RANK, FLAG)
 """In the order in which people read them; Label Studio keeps the order in which keys first appear."""
@@ -117,6 +127,23 @@ def fields(verdicts: Iterable[Verdict], *, hint: bool = False) -> dict[str, dict
     return found | {HINT: lines}
 
 
+def slice_values(slices: Mapping[int, str | None], slm_first: Collection[str]) -> dict[int, Value]:
+    """Return what stands in the column of slices: the name, and whether the SLM goes first there; ``""`` names no slice."""
+    first = "SLM first"
+    named = {task: unmarked(name or "") for task, name in slices.items()}
+    if not slm_first and not any(named.values()):
+        return {}
+    return {
+        task: " · ".join(part for part in (name, first if (slices[task] or "") in slm_first else "") if part)
+        for task, name in named.items()
+    }
+
+
+def check_values(places: Mapping[int, int]) -> dict[int, Value]:
+    """Return what stands in the column of a gold check, for task -> place in the order of the drawing."""
+    return {task: f"{CHECKED} {place:06d}" for task, place in places.items()}
+
+
 def write(
     client: LabelStudioClient,
     project_id: int,
@@ -179,7 +206,7 @@ def _there(client: LabelStudioClient, project_id: int, wanted: Fields) -> dict[i
 
 def _write_key(work: _Work, key: str, values: Mapping[int, Value]) -> None:
     ways: list[Mapping[int, Value]] = [values, {task: _text(value) for task, value in values.items()}]
-    if key in NUMBERS:
+    if key in (*NUMBERS, CHECK):
         ways += [{task: _cut(_text(value), cut) for task, value in values.items()} for cut in CUTS]
     steps = min((_steps(way) for way in ways), key=_seconds)
     for number, step in enumerate(steps):
@@ -253,12 +280,18 @@ def _hint(verdict: Verdict) -> Value:
         return f"**LLM and SLM:** {_plain(verdict.slm_label)} ({first})", sure
     if verdict.llm_label is None:
         return f"**SLM:** {_plain(verdict.slm_label)} ({first}) · **LLM:** no answer", sure
-    # prediction_score belongs to the LLM's label here: nobody but machines has labelled a task that is not clean.
-    candidates = [("SLM", verdict.slm_label, sure), ("LLM", verdict.llm_label, _percent(verdict.prediction_score))]
+    # The loss is that of the LLM's label here: nobody but machines has labelled a task that is not clean.
+    given = _given(verdict.loss) if verdict.prediction_label == verdict.slm_label else verdict.prediction_score
+    candidates = [("SLM", verdict.slm_label, sure), ("LLM", verdict.llm_label, _percent(given))]
     if verdict.label != verdict.slm_label:
         candidates.reverse()
     shown = [f"**{who}:** {_plain(label)} ({mark})" for (who, label, _), mark in zip(candidates, MARKS, strict=True)]
     return " · ".join(shown), *(percent for *_, percent in candidates)
+
+
+def _given(loss: float | None) -> float | None:
+    """Return the SLM's probability of the label that has this loss, in nats."""
+    return None if loss is None else math.exp(-loss)
 
 
 def _percent(score: float | None) -> str:

@@ -1,4 +1,4 @@
-"""How do people find what to look at first? Data Manager tabs: Noisy, Inconsistent, Clean, and Second look where there is one.
+"""How do people find what to look at first? Data Manager tabs: Noisy, Inconsistent, Clean; Second look and Gold check where there are any.
 
 A tab is a filter. The flag that the first three filter on stands in the newest prediction of each task, as a token under a
 key of our own (``to_regions(..., marker=flag_token(version, flag))``): so ten thousand flags come with the one bulk push, and
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.labelstudio.columns import ASKED, COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK
+from coral_backend.labelstudio.columns import ASKED, CHECK, CHECKED, COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK, SLICE
 from coral_backend.types import Flag
 
 __all__ = ["TITLES", "assert_tabs", "flag_token", "tab_counts"]
@@ -23,13 +23,14 @@ __all__ = ["TITLES", "assert_tabs", "flag_token", "tab_counts"]
 logger = logging.getLogger(__name__)
 
 Kind: TypeAlias = Flag | str
-"""A flag, or `SECOND_LOOK`."""
+"""A flag, `SECOND_LOOK`, or `CHECK`."""
 
 TITLES: Mapping[Kind, str] = {
     Flag.NOISY: "Noisy",
     Flag.INCONSISTENT: "Inconsistent",
     Flag.CLEAN: "Clean",
     SECOND_LOOK: "Second look",
+    CHECK: "Gold check",
 }
 """In the order of the tabs: what needs a person comes first."""
 
@@ -38,7 +39,9 @@ MAX_TITLE = 17
 
 _TOKEN = re.compile(r"coral:([A-Za-z0-9._~%-]*):(noisy|inconsistent|clean)\Z")
 _SHORT: Mapping[Kind, str] = {**TITLES, Flag.INCONSISTENT: "Inconsist.", SECOND_LOOK: "2nd look"}
-_TITLE = re.compile(r"(Noisy|Inconsist(?:ent|\.)|Clean|Second look|2nd look)(?: ?\([0-9]+[kM]?\))\Z")
+_FOUND_BY: Mapping[str, str] = {SECOND_LOOK: ASKED, CHECK: CHECKED}
+"""What a tab looks for in the column it is called after."""
+_TITLE = re.compile(r"(Noisy|Inconsist(?:ent|\.)|Clean|Second look|2nd look|Gold check)(?: ?\([0-9]+[kM]?\))\Z")
 _SHOWN = frozenset({"predictions_score", "total_annotations"})
 _SYSTEM_COLUMNS = (
     "id", "inner_id", "completed_at", "total_annotations", "cancelled_annotations", "total_predictions", "annotators",
@@ -64,12 +67,13 @@ def assert_tabs(
     counts: Mapping[Flag, int] | None = None,
     *,
     text_key: str | None = None,
-    second_look: bool = False,
+    more: Collection[str] = (),
+    flags: bool = True,
 ) -> dict[str, int]:
     """Have our tabs show the flags of `version`, most doubtful first, and return ``{title: view id}``.
 
     Noisy and Inconsistent leave out tasks that somebody has annotated; Clean shows all; Second look those that a person is
-    asked about again. A tab of ours is known by its filter, or else by a title with a count, as we write it; it keeps its id
+    asked about again; Gold check those drawn at random that nobody has labelled, without what the machines say. A tab of ours is known by its filter, or else by a title with a count, as we write it; it keeps its id
     and the columns as people have arranged them. One that was closed is made again. Copies that people made of our tabs follow to `version` with
     everything else as it is; tabs of others are left alone.
 
@@ -81,8 +85,10 @@ def assert_tabs(
         Numbers for the titles; None asks Label Studio what each tab shows.
     text_key : str, optional
         The key of the task data to show beside our columns, score and annotation count; None shows all of them.
-    second_look : bool
-        Make the tab of second looks, too; one that exists is kept true anyway.
+    more : collection of str
+        Make these tabs, too (`SECOND_LOOK`, `CHECK`); one that exists is kept true anyway.
+    flags : bool
+        Whether there are flags to show: not before the first round.
     """
     views = client.views(project_id)
     ours = _ours(views)
@@ -90,7 +96,10 @@ def assert_tabs(
     made: dict[str, int] = {}
     for kind in TITLES:
         view = ours.get(kind)
-        if kind == SECOND_LOOK and (SECOND_LOOK not in data_keys or (view is None and not second_look)):
+        if isinstance(kind, Flag):
+            if not flags:
+                continue
+        elif kind not in data_keys or (view is None and kind not in more):
             continue
         known = counts.get(kind, 0) if counts is not None and isinstance(kind, Flag) else None
         wanted = _wanted(kind, version, data_keys, known)
@@ -139,15 +148,16 @@ def _wanted(kind: Kind, version: str, data_keys: Sequence[str], count: int | Non
         items = [_item("predictions_results", "contains", "String", flag_token(version, kind))]
     else:
         # Not "is not empty": Label Studio takes an emptied text for something where the first task has none at all.
-        items = [_item(f"data.{SECOND_LOOK}", "contains", "Unknown", ASKED)]
-    if kind in (Flag.NOISY, Flag.INCONSISTENT):
+        items = [_item(f"data.{kind}", "contains", "Unknown", _FOUND_BY[kind])]
+    if kind in (Flag.NOISY, Flag.INCONSISTENT, CHECK):
         items.append(_item("total_annotations", "equal", "Number", 0))
+    order = CHECK if kind == CHECK else RANK
     wanted: dict[str, Any] = {
         "title": _title(kind, count),
         "type": "list",
         "target": "tasks",
         "filters": {"conjunction": "and", "items": items},
-        "ordering": [f"tasks:data.{RANK}" if RANK in data_keys else "tasks:predictions_score"],
+        "ordering": [f"tasks:data.{order}" if order in data_keys else "tasks:predictions_score"],
     }
     numbers = {f"tasks:data.{key}": "Number" for key in NUMBERS if key in data_keys}
     return wanted | ({"columnsDisplayType": numbers} if numbers else {})
@@ -170,11 +180,15 @@ def _title(kind: Kind, count: int | None) -> str:
 
 def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[str, Any]:
     """Columns of a new tab. All hidden ones must be named, or fourteen system columns push the text off the screen."""
-    shown = set(data_keys) - {HINT, SECOND_LOOK} if text_key is None or text_key not in data_keys else {text_key}
-    facts = {SECOND_LOOK} if kind == SECOND_LOOK else {key for key in COLUMNS if key in data_keys}
+    ours = (HINT, SECOND_LOOK, CHECK)
+    shown = set(data_keys) - {*ours} if text_key is None or text_key not in data_keys else {text_key}
+    sliced = {SLICE} & set(data_keys)
+    facts = {SECOND_LOOK} if kind == SECOND_LOOK else sliced | {key for key in COLUMNS if key in data_keys}
+    if kind == CHECK:  # whoever sees what machines say is no independent check of them
+        shown, facts = shown - {*COLUMNS}, sliced
     # The score is the SLM's probability of the LLM's label; beside the columns of both it would be read as a third opinion.
-    system = _SHOWN - {"predictions_score"} if facts else _SHOWN
-    hidden_data = [f"tasks:data.{key}" for key in (*data_keys, HINT, SECOND_LOOK) if key not in shown | facts]
+    system = _SHOWN - {"predictions_score"} if facts or kind == CHECK else _SHOWN
+    hidden_data = [f"tasks:data.{key}" for key in (*data_keys, *ours) if key not in shown | facts]
     explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in system]
     beside = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + [f"tasks:data.{key}" for key in facts]
     widths = {f"tasks:data.{key}": 380 if facts else 600 for key in shown if len(shown) == 1}
@@ -213,8 +227,9 @@ def _kind_of(view: Mapping[str, Any]) -> Kind | None:
     for item in _items(view):
         if token := _TOKEN.match(str(item.get("value"))):
             return Flag(token[2])
-        if str(item.get("filter")) == f"filter:tasks:data.{SECOND_LOOK}":
-            return SECOND_LOOK
+        for key in _FOUND_BY:
+            if str(item.get("filter")) == f"filter:tasks:data.{key}":
+                return key
     return None
 
 

@@ -10,13 +10,22 @@ from typing import Any
 from coral_backend.exceptions import InputError
 from coral_backend.labels import SPANS
 from coral_backend.labelstudio.control_tags import from_result
+from coral_backend.labelstudio.rows import row_of
+from coral_backend.labelstudio.slices import slice_of
 from coral_backend.labelstudio.texts import kind, plain, text_of
 from coral_backend.types import HumanLabel, LabelSpace, Sample
 
 __all__ = ["human_label_from_annotation", "sample_from_task"]
 
 
-def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key: str | None, max_chars: int) -> Sample:
+def sample_from_task(
+    space: LabelSpace,
+    task: Mapping[str, Any],
+    *,
+    recorded_key: str | None,
+    max_chars: int,
+    slice_key: str | None = None,
+) -> Sample:
     """Return our row for a Label Studio task.
 
     NUL and other control characters become spaces, lone surrogates U+FFFD, numbers their digits; what is no text at all
@@ -30,6 +39,8 @@ def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key
         Key of ``data`` with a label that exists already.
     max_chars : int
         Longer texts are cut, in characters.
+    slice_key : str or None
+        Key of ``data`` that parts the corpus; see ``slices.slice_of``.
 
     Raises
     ------
@@ -41,8 +52,11 @@ def sample_from_task(space: LabelSpace, task: Mapping[str, Any], *, recorded_key
     if not isinstance(data, Mapping):
         return Sample(task_id, "", problem=f"the task's data is {kind(data)}; it must be an object")
     recorded = _recorded(space, data.get(recorded_key)) if recorded_key else None
-    text, problem = text_of(space, data, max_chars)
-    return Sample(task_id, text, problem, recorded or None)
+    if space.is_row:
+        text, problem = row_of(space.text_key, space.columns, data, max_chars)
+    else:
+        text, problem = text_of(space, data, max_chars)
+    return Sample(task_id, text, problem, recorded or None, slice_of(data, text, slice_key))
 
 
 def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any], task_id: int) -> HumanLabel:

@@ -10,7 +10,7 @@ from typing import Any
 
 from coral_backend.types import LabelSpace
 
-__all__ = ["EXACT", "clean", "kind", "plain", "text_of"]
+__all__ = ["EXACT", "clean", "kind", "listed_keys", "plain", "text_of"]
 
 EXACT = "exact"
 """How a text is read in which spans are marked: every character stays where it is, blanks at the beginning too."""
@@ -82,10 +82,14 @@ def kind(value: object) -> str:
     return "true or false" if isinstance(value, bool) else f"a {type(value).__name__}"
 
 
+def listed_keys(data: Mapping[str, Any]) -> str:
+    """Return the first keys of a task's data, in words."""
+    return ", ".join(repr(clean(str(one))[:40]) for one in list(data)[:8]) or "none"
+
+
 def _text_under(key: str, data: Mapping[str, Any], form: tuple[str, ...]) -> tuple[str, str | None]:
     if key not in data:
-        keys = ", ".join(repr(clean(str(one))[:40]) for one in list(data)[:8]) or "none"
-        return "", f"the task has no key {key!r}; it has {keys}"
+        return "", f"the task has no key {key!r}; it has {listed_keys(data)}"
     value = data[key]
     if form and form[0] == "dialogue":
         text, wanted = _dialogue(value, *form[1:]), f"a list of objects with {form[2]!r}"

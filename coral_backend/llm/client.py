@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from coral_backend.exceptions import EndpointError, SettingsError
 from coral_backend.llm.base import Question
 from coral_backend.llm.limiter import Estimate, Limiter, Window
-from coral_backend.llm.parse import Completion, ReplyError, read_reply
+from coral_backend.llm.parse import Completion, ReplyError, json_of, read_reply
 from coral_backend.llm.retry import (
     LONGEST_PAUSE_S,
     SHORTEST_SECRET,
@@ -210,15 +210,17 @@ class Client:
             shape = self._known.shape
             sent_at = self._pace.clock()
             parameters = shape.parameters(question, self.endpoint.max_tokens)
+            body = json.dumps({"model": self.endpoint.model, "messages": messages, **parameters}).encode()
             async with self._till.paying(messages, parameters, _never_sent) as payment:
-                response = await self._post(question, messages, shape, budget)
-                payment.settle(response.status, response.body)
+                response = await self._post(body, budget)
+                data = json_of(response.body)
+                payment.settle(response.status, data)
             if response.status == 200:
                 break
             if judge(response.status, response.text) is not Verdict.REQUEST:
                 raise _RefusedError(response, sent_at)
             self._reshape(response, shape, question)
-        completion = read_reply(response.body)
+        completion = read_reply(response.body, data)
         self._window.went_well()
         self._refused_in_a_row = 0
         self.replies += 1
@@ -229,10 +231,8 @@ class Client:
             self._remember(shape)
         return Paid(completion, self.unsecret(response.text), self._pace.clock() - sent_at)
 
-    async def _post(self, question: Question, messages: Messages, shape: Shape, budget: Budget) -> Response:
+    async def _post(self, body: bytes, budget: Budget) -> Response:
         """Return the response to one request, within the item's deadline."""
-        parameters = shape.parameters(question, self.endpoint.max_tokens)
-        body = json.dumps({"model": self.endpoint.model, "messages": messages, **parameters}).encode()
         started = self._pace.clock()
         self.requests += 1
         try:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST_SUM = 1.02
 """The probabilities of the tokens in one place sum to no more than this, rounding allowed."""
@@ -23,8 +23,7 @@ _CLOSES = "\"'`,.}\n"
 _FIRST = re.compile(r'[^\s"\'`{]')
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One token of an answer.
 
     Attributes
@@ -124,15 +123,24 @@ def is_fake(tokens: Sequence[Token]) -> bool:
     return any(sum(math.exp(value) for value in _places(token).values()) > MOST_SUM for token in tokens)
 
 
-def _token(entry: object) -> Token | None:
-    if not isinstance(entry, Mapping):
+def _token(entry: Mapping[str, Any]) -> Token | None:
+    chance = _chance(entry)
+    if chance is None:
+        return None
+    token, logprob = chance
+    listed = entry.get("top_logprobs")
+    others = map(_chance, listed) if isinstance(listed, list) else ()
+    return Token(token, logprob, tuple(other for other in others if other is not None))
+
+
+def _chance(entry: object) -> tuple[str, float] | None:
+    """Return a token and its log-probability; None if they cannot be read."""
+    if not isinstance(entry, dict):
         return None
     token, logprob = entry.get("token"), entry.get("logprob")
-    if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
-        return None
-    listed = entry.get("top_logprobs")
-    others = [_token(other) for other in listed] if isinstance(listed, list) else []
-    return Token(token, float(logprob), tuple((o.token, o.logprob) for o in others if o is not None))
+    if isinstance(token, str) and isinstance(logprob, int | float) and not isinstance(logprob, bool):
+        return token, float(logprob)
+    return None
 
 
 def _places(token: Token) -> dict[str, float]:

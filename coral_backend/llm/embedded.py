@@ -20,6 +20,12 @@ BATCH = 64
 TEMPERATURE = 0.06
 """Of the softmax over cosines, which lie close together; a rough confidence, not calibrated."""
 
+NO_ROWS = (
+    "The embedded annotator compares sentences and cannot label rows of a table. "
+    "Set OPENAI_API_KEY for an LLM, take labels that are there (CORAL_ANNOTATOR=recorded), or label some rows by hand."
+)
+"""Why a row gets no label."""
+
 DEMO_WEIGHT = 0.5
 """Weight of the demonstrations of a label against the sentences about it, when there are many."""
 
@@ -46,6 +52,12 @@ class EmbeddedAnnotator:
             while chunk := list(itertools.islice(group, BATCH)):
                 check()
                 prompt = chunk[0].prompt
+                if prompt.strategy.slm == "tabular":
+                    for sample in (question.sample for question in chunk):
+                        on_answer(
+                            sample, abstained(sample, self.name) or Answer(None, reason=NO_ROWS, annotator=self.name)
+                        )
+                    continue
                 if prototypes is None:
                     prototypes = label_vectors(prompt, self._embed)
                 batch = [question.sample for question in chunk]

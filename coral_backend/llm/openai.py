@@ -31,6 +31,9 @@ OPENAI_URL = "https://api.openai.com/v1"
 CHECK_EVERY_S = 0.5
 """How often ``check`` is called while all slots wait."""
 
+TIDY_EVERY_S = 2.0
+"""How often the store is tidied beside the work: every some 500 answers."""
+
 PROBED_FOR_S = 7 * 24 * 3600.0
 """What an endpoint accepts is found out anew after a week: it may have learned something."""
 
@@ -140,7 +143,8 @@ class OpenAIAnnotator:
             talk = Talk(client, desk, self.keys, self._pace)
             stream = Stream(questions, self.keys, desk, talk.read)
             asking = self._first_then_all(talk, known, stream)
-            await _together([asking, _keep_checking(desk.check)], until=asyncio.FIRST_COMPLETED)
+            others = [_keep_checking(desk.check), _keep_tidy(self._replies)]
+            await _together([asking, *others], until=asyncio.FIRST_COMPLETED)
             desk.finish(lived=client.replies > 0)
 
     async def _first_then_all(self, talk: Talk, known: Known, stream: Stream) -> None:
@@ -184,6 +188,12 @@ async def _keep_checking(check: Callable[[], None]) -> None:
     while True:
         check()
         await asyncio.sleep(CHECK_EVERY_S)
+
+
+async def _keep_tidy(replies: Replies) -> None:
+    while True:
+        await asyncio.sleep(TIDY_EVERY_S)
+        await asyncio.to_thread(replies.tidy)
 
 
 async def _together(coroutines: Sequence[Coroutine[Any, Any, None]], *, until: str) -> None:

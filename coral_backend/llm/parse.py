@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 MAX_RAW_CHARS = 2_000
@@ -46,17 +47,25 @@ class Completion:
     logprobs: tuple[dict[str, Any], ...] = ()
 
 
-def read_reply(body: bytes) -> Completion:
-    """Read the body of a reply with status 200.
+def json_of(body: bytes) -> object:
+    """Return the JSON that a reply holds; None if it holds none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_reply(body: bytes, data: object = None) -> Completion:
+    """Read the body of a reply with status 200; `data` is what ``json_of`` made of it, where that is known.
 
     Raises
     ------
     ReplyError
         If it is no chat completion: a web page, truncated JSON, an error object, no choices.
     """
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
+    if data is None:
+        data = json_of(body)
+    if data is None and body.strip() != b"null":
         kind = "a web page" if body.lstrip()[:1] == b"<" else "no JSON" if body.strip() else "nothing"
         raise ReplyError(
             f"the endpoint answered with {kind}: {plain(body[:160].decode('utf-8', 'replace'))!r}"
@@ -114,7 +123,7 @@ def match_label(text: str, labels: Sequence[str]) -> str | None:
         return text
     for form in (str.strip, _bare):
         key = _fold(form(text))
-        found = [label for label in labels if _fold(form(label)) == key]
+        found = [label for label in labels if _folded(form, label) == key]
         exact = [label for label in found if label.strip() == form(text)]
         if len(exact or found) == 1:
             return (exact or found)[0]
@@ -196,6 +205,12 @@ class _Pairs(list[tuple[str, Any]]):
 def _bare(text: str) -> str:
     """Return `text` without the quotes and the final stop around it."""
     return text.strip().rstrip(".").strip().strip(_QUOTES).strip().rstrip(".").strip()
+
+
+@lru_cache(maxsize=4096)
+def _folded(form: Callable[[str], str], label: str) -> str:
+    """Return how a label is compared; all answers of a round are compared with the same ones."""
+    return _fold(form(label))
 
 
 def _fold(text: str) -> str:

@@ -64,6 +64,22 @@ _ORDERS = re.compile(
     r"|\"label\"\s*:",
     re.IGNORECASE | re.DOTALL,
 )
+_ORDER_WORDS = (
+    *(
+        "ignore",
+        "disregard",
+        "forget",
+        "override",
+        "you are now",
+        "system prompt",
+        "<im_",
+        "<|",
+        "<system",
+        "<endoftext",
+    ),
+    *("inst]", "answer", "reply", "respond", "output", "label", "classify"),
+)
+"""What ``_ORDERS`` begins with: most texts hold none of it, and to look for it takes a twentieth of the time."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -152,7 +168,9 @@ class Prompt:
         definitions = {label: space.definitions.get(label) or strategy.definition(label) for label in labels}
         definitions = {label: _one_line(text) for label, text in definitions.items() if text}
         form, shown = FORMS[space.kind], replace(space, labels=labels)
-        kept = tuple(Demo(clean(d.text, MAX_DEMO_CHARS), d.label) for d in demos if shown.allows(d.label))
+        kept = tuple(
+            Demo(clean(strategy.shown(d.text), MAX_DEMO_CHARS), d.label) for d in demos if shown.allows(d.label)
+        )
         codes = _codes(labels, allowed) if coded and form.weighed else {}
         words = _words(labels, definitions)
         system = _tidy(strategy.task_description.format_map(words)) + "\n\n" + _DATA_RULE
@@ -167,6 +185,7 @@ class Prompt:
         decisive = [RULES_VERSION, system, before, after, labels, allowed, sorted(definitions.items()), max_chars]
         decisive += [frame, context, answer_tokens, sorted(codes.items())]
         decisive += [_anchors(strategy, labels), [[d.text, d.label] for d in kept]]
+        decisive += [[name, column.about] for name, column in strategy.columns.items()]
         decisive += [] if space.kind == SINGLE else [space.kind]
         version = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         return cls(
@@ -180,8 +199,8 @@ class Prompt:
         return FORMS[self.kind]
 
     def clean(self, text: str) -> str:
-        """Return `text` as it is sent: cut, and without characters that break JSON, a database or a mark."""
-        return clean(text, self.max_chars)
+        """Return `text` as it is sent: rows told column by column, cut, without characters that break JSON, a database or a mark."""
+        return clean(self.strategy.shown(text), self.max_chars)
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """Return the chat messages that ask for the label of `text`; what is the same for all texts comes first."""
@@ -264,6 +283,10 @@ _SLOT = "\x00query\x00"
 
 def gives_orders(text: str) -> bool:
     """Say whether a text seems to speak to the model instead of being labelled; a hint for people, it changes no answer."""
+    if text.isascii():  # beyond ASCII there are letters that only the pattern takes for the same
+        small = text.lower()
+        if not any(word in small for word in _ORDER_WORDS):
+            return False
     return _ORDERS.search(text) is not None
 
 

@@ -41,6 +41,10 @@ class Replies(Protocol):
         """Keep replies; the first to a request stays."""
         ...
 
+    def tidy(self) -> None:
+        """Do now and then what a writer would have to wait for; called in a thread of its own."""
+        ...
+
     def accepts(self, base_url: str, model: str, *, since: float) -> Mapping[str, Any] | None:
         """Return what an endpoint was found to accept after `since` (seconds since the epoch); None if nothing is known."""
         ...
@@ -72,6 +76,9 @@ class MemoryReplies:
         while len(self._replies) > IN_MEMORY:
             self._replies.popitem(last=False)
 
+    def tidy(self) -> None:
+        """Nothing is to do."""
+
     def accepts(self, base_url: str, model: str, *, since: float) -> Mapping[str, Any] | None:  # noqa: ARG002
         """See ``Replies``; what this process found out is never too old for it."""
         return self._accepts.get((base_url, model))
@@ -79,6 +86,9 @@ class MemoryReplies:
     def put_accepts(self, base_url: str, model: str, accepts: Mapping[str, Any]) -> None:
         """See ``Replies``."""
         self._accepts[base_url, model] = accepts
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Keys:
@@ -95,8 +105,7 @@ class Keys:
         """Return the SHA-256 of the canonical request in hex; `messages` are those of the question, or of its repair."""
         prompt = question.prompt
         asked = [prompt.version, prompt.labels, question.draw, question.temperature, question.logprobs]
-        request = json.dumps([*self._endpoint, *asked, messages], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(request.encode()).hexdigest()
+        return hashlib.sha256(_CANONICAL.encode([*self._endpoint, *asked, messages]).encode()).hexdigest()
 
 
 def completion_of(reply: Reply | None) -> Completion | None:

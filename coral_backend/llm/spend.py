@@ -11,7 +11,6 @@ other process spends on it.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -189,13 +188,10 @@ class Payment:
         self.usage: Usage | None = None
         self.refused = False
 
-    def settle(self, status: int, body: bytes) -> None:
-        """Read what the request took from its reply; one that was refused took nothing."""
+    def settle(self, status: int, reply: object) -> None:
+        """Read what the request took from its parsed reply; one that was refused took nothing."""
         self.refused = status != 200
-        try:
-            self.usage = usage_of(json.loads(body))
-        except (ValueError, RecursionError):
-            self.usage = None
+        self.usage = usage_of(reply)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ class Corpus:
     Attributes
     ----------
     texts : sequence of str
-        N texts; any string is allowed.
+        N texts; any string is allowed. Of the family ``tabular`` each is a row, a JSON object.
     llm_labels : ndarray
         Shape (N,), 0 ... K-1, ``UNLABELED`` where the LLM abstained or was not asked.
     human_labels : ndarray
@@ -36,6 +36,10 @@ class Corpus:
         K >= 1.
     label_sentences : sequence of sequence of str
         K entries: what each label is about, in words (``label_names.label_sentences``); empty when names say nothing.
+    family : str
+        Which small model reads them, as task strategies name it.
+    columns : mapping of str to str
+        Of rows: the columns to read -> their kind (``columns.fit``); empty for all that occur.
     """
 
     texts: Sequence[str]
@@ -43,6 +47,8 @@ class Corpus:
     human_labels: Ints
     n_classes: int
     label_sentences: Sequence[Sequence[str]] = ()
+    family: str = "text"
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def given(self) -> Ints:

@@ -11,11 +11,11 @@ import numpy as np
 
 from coral_backend.exceptions import TrainingError
 from coral_backend.slm.corpus import Corpus, SLMConfig
-from coral_backend.slm.encoder import Encoder
+from coral_backend.slm.families import FAMILIES, LearnedViews
 from coral_backend.slm.learnable import score
 from coral_backend.slm.model import Model, probabilities
 from coral_backend.slm.training import Ticker, TrainingPlan, divide, given_losses
-from coral_backend.slm.views import Stopwatch, learn, pool
+from coral_backend.slm.views import Stopwatch, pool
 from coral_backend.types import UNLABELED, Floats, Progress
 from strategies.distillation.gmm_split import Split
 
@@ -44,7 +44,8 @@ class Distilled:
     gmm : dict
         ``means``, ``variances``, ``weights`` of the two components, clean first; empty when there was nothing to divide.
     seconds : dict
-        Of ``embedding``, ``frozen``, ``lexical``, ``warm-up``, ``training``, ``scoring``.
+        Of each stage: of texts ``embedding``, ``frozen``, ``lexical``, of rows ``columns``, ``additive``, ``forest``; of both ``warm-up``,
+        ``training``, ``scoring``.
     notes : list of str
         What a person should know, in sentences.
     """
@@ -69,7 +70,7 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
     config : SLMConfig
         The same seed gives the same result on the same CPU.
     progress : callable
-        ``progress(done, total, detail)`` in units of texts passed; called about twice a second; may raise to stop, then
+        ``progress(done, total, detail)`` in units of samples passed; called about twice a second; may raise to stop, then
         nothing is written.
     save_to : Path
         Folder of the model; replaced only when the new one is complete.
@@ -91,35 +92,26 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
     corpus.check()
     given, n_labelled = corpus.given, corpus.n_labelled
     if n_labelled < 2:
+        more = (
+            " Of rows of a table the embedded annotator labels none; an LLM does." if corpus.family == "tabular" else ""
+        )
         raise TrainingError(
             f"{n_labelled} of {len(corpus.texts)} samples have a label; the SLM needs at least 2. "
-            "Label some by hand, or let the annotator answer more of them."
+            f"Label some by hand, or let the annotator answer more of them.{more}"
         )
     watch = Stopwatch()
-    encoder = Encoder.load(config.model, config.max_length)
-    plan = config.plan(n_labelled, encoder.width)
-    ticker = Ticker(progress, _work(len(given), n_labelled, plan))
-    learned = learn(corpus, config, encoder, ticker, watch)
+    slm = FAMILIES[corpus.family](corpus, config)
+    ticker = Ticker(progress, _work(len(given), n_labelled, slm.plan))
+    learned: LearnedViews = slm.learn(ticker, watch)
     trained, cheap = learned.trained, list(learned.cheap.values())
-    _, log_probs = pool(trained.views, cheap, given, named=learned.named)
-    # New texts are read by the networks as they are at the end.
-    blend, _ = pool(trained.views[-1:], cheap, given, named=learned.named)
-    p_clean, split = _p_clean(corpus, log_probs, plan)
+    told = {"named": learned.named, "shifted": learned.shifted}
+    _, log_probs = pool(trained.views, cheap, given, **told)
+    # New samples are read by the networks as they are at the end.
+    blend, _ = pool(trained.views[-1:], cheap, given, **told)
+    p_clean, split = _p_clean(corpus, log_probs, slm.plan)
     everything = range(len(learned.inputs))
     _, features = score(trained.networks[0], learned.inputs, everything, lambda n: ticker.tick(n, stage="scoring"))
-    model = Model(
-        encoder,
-        learned.halves,
-        trained.networks,
-        frozen=learned.frozen,
-        lexical=learned.lexical,
-        names=learned.names,
-        blend=blend,
-        split=split,
-        n_classes=corpus.n_classes,
-        config=config,
-    )
-    model.save(save_to)
+    slm.model(learned, blend, split).save(save_to)
     watch.lap("scoring")
     return Distilled(
         probs=probabilities(log_probs),
@@ -129,13 +121,13 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
         history=trained.history,
         gmm=split.to_json() if split is not None else {},
         seconds={k: round(v, 3) for k, v in {**watch.seconds, **trained.seconds}.items()},
-        notes=_notes(corpus, log_probs),
+        notes=[*slm.notes, *_notes(corpus, log_probs)],
     )
 
 
 def _work(n: int, n_labelled: int, plan: TrainingPlan) -> int:
-    """Return about how many texts will be passed: read, learned in each epoch by all networks but one, and scored."""
-    return 3 * n + (plan.warmup_epochs + plan.epochs) * (plan.n_folds - 1) * n_labelled
+    """Return about how many samples will be passed: read, learned in each epoch by all networks but one, and scored."""
+    return 3 * n + (plan.warmup_epochs + plan.epochs) * plan.passes * (plan.n_folds - 1) * n_labelled
 
 
 def _p_clean(corpus: Corpus, log_probs: Floats, plan: TrainingPlan) -> tuple[Floats, Split | None]:
@@ -160,11 +152,12 @@ def _notes(corpus: Corpus, log_probs: Floats) -> list[str]:
     if (counts > 0).sum() > 1 and agree < usual + HELPFUL:
         notes.append(
             f"The SLM could not help: it predicts {agree:.1%} of the given labels, naming the most frequent one always would "
-            f"predict {usual:.1%}. The order of review says little. Another CORAL_SLM_MODEL may know more."
+            f"predict {usual:.1%}. The order of review says little."
+            + (" Another CORAL_SLM_MODEL may know more." if corpus.family == "text" else "")
         )
     if (given == UNLABELED).any():
         notes.append(
-            f"{int((given == UNLABELED).sum())} of {len(given)} samples have no label; they were learned from as texts only."
+            f"{int((given == UNLABELED).sum())} of {len(given)} samples have no label; they were learned from without one."
         )
     return notes
 

@@ -59,6 +59,8 @@ class Learned:
         The views ``frozen``, ``lexical`` and ``names``, each of shape (N, K): log-probabilities, out of sample.
     named : bool
         Whether the labels' names had a say.
+    shifted : bool
+        Whether what the LLM says too often is taken back.
     frozen, lexical, names
         The same views for new texts.
     """
@@ -72,6 +74,7 @@ class Learned:
     frozen: FrozenModel
     lexical: LexicalModel
     names: LabelNameModel
+    shifted: bool = True
 
 
 def learn(corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker, watch: Stopwatch) -> Learned:
@@ -132,7 +135,7 @@ def _lexical(corpus: Corpus, seed: int, ticker: Ticker) -> tuple[Floats, Lexical
 
 
 def pool(
-    network_views: Sequence[Floats], cheap_views: Sequence[Floats], given: Ints, *, named: bool
+    network_views: Sequence[Floats], cheap_views: Sequence[Floats], given: Ints, *, named: bool, shifted: bool = True
 ) -> tuple[Blend, Floats]:
     """Fit a blend on all given labels, take back what was given too often, and return it with what it says of the corpus.
 
@@ -146,6 +149,8 @@ def pool(
         Shape (N,), ``UNLABELED`` where there is none.
     named : bool
         Whether the labels' names had a say, see ``prior_shift``.
+    shifted : bool
+        Whether to take back what was given too often.
 
     Returns
     -------
@@ -159,6 +164,8 @@ def pool(
     prior = [NETWORKS_WEIGHT / max(len(network_views), 1)] * len(network_views) + [CHEAP_WEIGHT] * len(cheap_views)
     blend = fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior)
     learned = blend.log_probs(views)
+    if not shifted:
+        return blend, learned
     blend = replace(blend, bias=blend.bias + prior_shift(learned, given, named=named))
     log_probs = blend.log_probs(views)
     bolder = prior_shift(learned, given, named=named, trust=TRUST_UNLABELED)

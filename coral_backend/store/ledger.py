@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Row, func, select, update
 
 from coral_backend.store import tables as t
 from coral_backend.store.engine import storable
@@ -31,8 +31,7 @@ class Ledger:
     def add(self, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
         """Add to what a round (0: the time between rounds) has taken. Needs no lease: what was paid was paid."""
         if spent:
-            with self._store._write() as connection:
-                self._add(connection, project_id, round_id, spent)
+            self._store._put(self._addition, _rows(project_id, round_id, spent))
 
     def spending(self, project_id: int | None = None) -> dict[int, list[Spend]]:
         """Return what each round has taken by its id (0: between rounds), a ``Spend`` for each annotator and way of asking.
@@ -86,7 +85,7 @@ class Ledger:
             self._store._guard(connection, lease)
             row = update(t.batches).where(t.batches.c.key == batch.key, t.batches.c.open.is_(True))
             if connection.execute(row.values(values)).rowcount and spent:
-                self._add(connection, batch.project_id, batch.round_id, spent)
+                connection.execute(self._addition, _rows(batch.project_id, batch.round_id, spent))
 
     def batches(self, round_id: int) -> list[Batch]:
         """Return the batches of a round, the oldest first."""
@@ -102,11 +101,6 @@ class Ledger:
         with self._store._read() as connection:
             return {row[0]: row[1] for row in connection.execute(query.group_by(c.round_id))}
 
-    def _add(self, connection: Connection, project_id: int, round_id: int, spent: Sequence[Spend]) -> None:
-        names = Spend.__dataclass_fields__
-        rows = [{"project_id": project_id, "round_id": round_id, **{n: getattr(s, n) for n in names}} for s in spent]
-        connection.execute(self._addition, rows)
-
     @cached_property
     def _addition(self) -> Any:
         # Made once: it is executed with every few answers, and to put it together takes longer.
@@ -114,6 +108,11 @@ class Ledger:
         sums = {name: t.spend.c[name] + statement.excluded[name] for name in SUMS}
         keys = ["project_id", "round_id", "annotator", "batch"]
         return statement.on_conflict_do_update(index_elements=keys, set_=sums)
+
+
+def _rows(project_id: int, round_id: int, spent: Sequence[Spend]) -> list[dict[str, Any]]:
+    names = Spend.__dataclass_fields__
+    return [{"project_id": project_id, "round_id": round_id, **{n: getattr(one, n) for n in names}} for one in spent]
 
 
 def _batch(row: Row[Any]) -> Batch:

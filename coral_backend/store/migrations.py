@@ -10,6 +10,7 @@ from sqlalchemy.schema import CreateColumn
 
 from coral_backend.store.tables import (
     batches,
+    checks,
     endpoints,
     metadata,
     migrations,
@@ -18,6 +19,7 @@ from coral_backend.store.tables import (
     projects,
     replies,
     rounds,
+    samples,
     second_looks,
     spend,
     verdicts,
@@ -71,6 +73,13 @@ def m007_details(connection: Connection) -> None:
     _add_missing_columns(connection, verdicts)
 
 
+def m008_slices(connection: Connection) -> None:
+    """Add the slice of a sample, the machine's own word beside a person's, and the tasks drawn for a gold check."""
+    checks.create(connection, checkfirst=True)
+    for table in (samples, verdicts):
+        _add_missing_columns(connection, table)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m001_first_tables,
     m002_replies,
@@ -79,6 +88,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m005_review,
     m006_dashboard,
     m007_details,
+    m008_slices,
 )
 
 

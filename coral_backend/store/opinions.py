@@ -54,9 +54,7 @@ class Opinions:
             "seconds": answer.seconds,
             "created_at": self._store._now(),
         }
-        with self._store._write() as connection:
-            self._store._guard(connection, lease)
-            connection.execute(self._upsert, row)
+        self._store._put(self._upsert, [row], lease)
 
     def of_round(
         self, project_id: int, round_number: int, task_ids: Collection[int] | None = None

@@ -56,8 +56,7 @@ class Replies:
             for reply in replies
         ]
         if rows:
-            with self._store._write() as connection:
-                connection.execute(self._insert, rows)
+            self._store._put(self._insert, rows)
 
     def forget(self, seconds: float) -> int:
         """Delete replies that are older than so many seconds and return how many, a part at a time: others write meanwhile."""
@@ -69,6 +68,10 @@ class Replies:
             deleted += gone
             if gone < IN_DELETE:
                 return deleted
+
+    def tidy(self) -> None:
+        """Move the database's log into its file, where it has one; for a thread of its own, while others write."""
+        self._store.tidy()
 
     def accepts(self, base_url: str, model: str, *, since: float) -> dict[str, Any] | None:
         """Return what an endpoint was found to accept for a model; None if it was not asked after `since`."""

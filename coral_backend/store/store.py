@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
@@ -23,6 +23,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.store import holders
 from coral_backend.store import tables as t
+from coral_backend.store.asked import Asked
 from coral_backend.store.engine import open_engine
 from coral_backend.store.engine import storable as _clean
 from coral_backend.store.ledger import Ledger
@@ -55,6 +56,7 @@ ANNOTATION_KEY = ("project_id", "annotation_id")
 TELLING = ("task_id", "label", "skipped", "ground_truth")
 """What a retraining can learn from; a change of anything else starts none."""
 ORIGIN = ("prediction_version", "prediction_label")
+SAMPLE_COLUMNS = tuple(t.samples.c[name] for name in Sample.__dataclass_fields__)
 COUNTED = {"preserve_rowcount": True}
 """Without it SQLAlchemy answers -1 for the rows of an INSERT on PostgreSQL."""
 IN_CHUNK = 500
@@ -73,6 +75,8 @@ class Store(ReviewVerbs):
 
     Attributes
     ----------
+    asked : Asked
+        What is known about each sample that a round could ask about.
     ledger : Ledger
         What requests took and cost, and the batches that are paid for.
     opinions : Opinions
@@ -87,6 +91,7 @@ class Store(ReviewVerbs):
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._open = _Open()
         self._upserts: dict[tuple[Any, ...], Any] = {}
+        self.asked = Asked(self)
         self.ledger = Ledger(self)
         self.opinions = Opinions(self)
         self.replies = Replies(self)
@@ -96,6 +101,15 @@ class Store(ReviewVerbs):
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    def tidy(self) -> None:
+        """Move SQLite's log into the file, as far as nobody reads from it; others write meanwhile.
+
+        Whoever commits beyond ``WAL_PAGES`` must do it while all his slots wait.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -110,9 +124,11 @@ class Store(ReviewVerbs):
             self._open.connection = connection
             try:
                 yield
+                self._open.execute_rows()
             finally:
                 self._open.connection = None
                 self._open.guarded.clear()
+                self._open.rows.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -169,8 +185,8 @@ class Store(ReviewVerbs):
         """
         if not samples:
             return 0
-        known = self._hashes(project_id, [s.task_id for s in samples])
-        fresh = {s.task_id: s for s in samples if known.get(s.task_id) != s.content_hash or wanted}
+        known = self._known(project_id, [s.task_id for s in samples])
+        fresh = {s.task_id: s for s in samples if known.get(s.task_id) != (s.content_hash, _clean(s.slice)) or wanted}
         rows = [
             {
                 "project_id": project_id,
@@ -181,13 +197,14 @@ class Store(ReviewVerbs):
                 "content_hash": s.content_hash,
                 "wanted": wanted,
                 "retired": False,
+                "slice": _clean(s.slice),
             }
             for s in fresh.values()
         ]
-        change = ("text", "problem", "recorded", "content_hash", "retired") + (("wanted",) if wanted else ())
+        change = ("text", "problem", "recorded", "content_hash", "retired", "slice") + (("wanted",) if wanted else ())
         with self._write() as connection:
             self._upsert(connection, t.samples, rows, key=("project_id", "task_id"), change=change)
-        return sum(1 for s in fresh.values() if known.get(s.task_id) != s.content_hash)
+        return sum(1 for s in fresh.values() if known.get(s.task_id, ("",))[0] != s.content_hash)
 
     def retire_samples(self, project_id: int, task_ids: Collection[int]) -> None:
         """Mark samples as deleted in Label Studio; their labels stay as history."""
@@ -202,13 +219,13 @@ class Store(ReviewVerbs):
     def samples(self, project_id: int, task_ids: Collection[int] | None = None) -> list[Sample]:
         """Return the samples that are not retired, by task id; only `task_ids` of them if given."""
         c = t.samples.c
-        query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
+        query = select(*SAMPLE_COLUMNS).where(c.project_id == project_id, c.retired.is_(False))
         return [Sample(*tuple(row)) for row in self._by_task(query.order_by(c.task_id), c.task_id, task_ids)]
 
     def sample_page(self, project_id: int, after: int, size: int) -> list[Sample]:
         """Return the next `size` samples that are not retired, behind the task `after`, by task id."""
         c = t.samples.c
-        query = select(c.task_id, c.text, c.problem, c.recorded).where(c.project_id == project_id, c.retired.is_(False))
+        query = select(*SAMPLE_COLUMNS).where(c.project_id == project_id, c.retired.is_(False))
         query = query.where(c.task_id > after).order_by(c.task_id).limit(size)
         with self._read() as connection:
             return [Sample(*tuple(row)) for row in connection.execute(query)]
@@ -266,9 +283,7 @@ class Store(ReviewVerbs):
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        with self._write() as connection:
-            self._guard(connection, lease)
-            connection.execute(self._llm_label_upsert, row)
+        self._put(self._llm_label_upsert, [row], lease)
 
     @cached_property
     def _llm_label_upsert(self) -> Any:
@@ -530,7 +545,7 @@ class Store(ReviewVerbs):
                     f"Round {current.name} is {current.status}; only an active round can become {status}."
                 )
             if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
-                forgiven = {"setbacks", "waits_until"}
+                forgiven = {"setbacks", "waits_until", "asking"}
                 changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
@@ -619,6 +634,7 @@ class Store(ReviewVerbs):
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         if self._open.connection is not None:
+            self._open.execute_rows()
             yield self._open.connection
             return
         with _answering(), self._engine.connect() as connection, connection.begin():
@@ -627,12 +643,26 @@ class Store(ReviewVerbs):
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         if self._open.connection is not None:
+            self._open.execute_rows()
             yield self._open.connection
             return
         with _answering(), self._engine.connect() as plain:
             connection = plain.execution_options(coral_writes=True)
             with connection.begin():
                 yield connection
+
+    def _put(self, statement: Any, rows: Sequence[Mapping[str, Any]], lease: Lease | None = None) -> None:
+        """Execute `statement` with `rows`; inside ``together`` once for all rows of all callers, before anything else is read.
+
+        To execute a statement costs several times what one more row of it does.
+        """
+        if self._open.connection is not None:
+            self._guard(self._open.connection, lease)
+            self._open.rows.setdefault(statement, []).extend(rows)
+            return
+        with self._write() as connection:
+            self._guard(connection, lease)
+            connection.execute(statement, list(rows))
 
     def _first_lease(self, name: str) -> Any:
         """Return the statement that makes a lease's row, which nobody holds, if there is none: it can then be locked."""
@@ -682,16 +712,16 @@ class Store(ReviewVerbs):
         rows = (row for chunk in chunks for row in connection.execute(query.where(c.annotation_id.in_(chunk))))
         return {row.annotation_id: row for row in rows}
 
-    def _hashes(self, project_id: int, task_ids: Collection[int]) -> dict[int, str]:
+    def _known(self, project_id: int, task_ids: Collection[int]) -> dict[int, tuple[str, str | None]]:
+        """Return content hash and slice of the samples that are there."""
         c = t.samples.c
-        query = select(c.task_id, c.content_hash).where(c.project_id == project_id, c.retired.is_(False))
-        return {row.task_id: row.content_hash for row in self._by_task(query, c.task_id, task_ids)}
+        query = select(c.task_id, c.content_hash, c.slice).where(c.project_id == project_id, c.retired.is_(False))
+        return {row.task_id: (row.content_hash, row.slice) for row in self._by_task(query, c.task_id, task_ids)}
 
     def _guard(self, connection: Connection, lease: Lease | None) -> None:
         if lease is None or lease in self._open.guarded:
             return
-        query = select(t.leases.c.token).where(t.leases.c.name == lease.name).with_for_update()
-        token = connection.scalar(query)
+        token = connection.scalar(_TOKEN, {"lease": lease.name})
         if token != lease.token:
             raise LeaseLostError(f"{lease.name} was taken over (token {token}, ours {lease.token}); this worker stops.")
         if self._open.connection is not None:  # the row is locked until the commit
@@ -725,12 +755,32 @@ class Store(ReviewVerbs):
             connection.execute(row.values(changes=t.projects.c.changes + changed, changed_at=self._now()))
 
 
+_TOKEN = select(t.leases.c.token).where(t.leases.c.name == bindparam("lease")).with_for_update()
+
+
 class _Open(threading.local):
-    """The transaction that ``Store.together`` has open in this thread, and the leases known to be ours in it."""
+    """The transaction that ``Store.together`` has open in this thread.
+
+    Attributes
+    ----------
+    guarded : set of Lease
+        Leases known to be ours in it.
+    rows : dict
+        What is to be written before it is committed: statement -> rows.
+    """
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.guarded: set[Lease] = set()
+        self.rows: dict[Any, list[Mapping[str, Any]]] = {}
+
+    def execute_rows(self) -> None:
+        """Write what is to be written."""
+        if self.connection is None or not self.rows:
+            return
+        rows, self.rows = self.rows, {}
+        for statement, many in rows.items():
+            self.connection.execute(statement, many)
 
 
 @contextmanager

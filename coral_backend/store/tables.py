@@ -57,6 +57,8 @@ samples = Table(
     Column("wanted", Boolean, nullable=False, default=False),
     # Deleted in Label Studio; kept because its labels are history.
     Column("retired", Boolean, nullable=False, default=False),
+    # The part of the corpus that it belongs to: a language, a source ...
+    Column("slice", Text),
 )
 
 llm_labels = Table(
@@ -217,6 +219,20 @@ verdicts = Table(
     Column("content_hash", String(64)),
     # What was decided about each part, of a task that has several: a list of objects; NULL for one label.
     Column("details", JSON(none_as_null=True)),
+    # What the label would be without a person's word about the task.
+    Column("machine_label", Text),
+)
+
+# Tasks that were drawn at random for people to check, so that what they find is true of the whole slice.
+checks = Table(
+    "checks",
+    metadata,
+    Column("project_id", Integer, ForeignKey("projects.id"), primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    # The slice that it was drawn from, and its place in the order of the drawing, from 1.
+    Column("slice", Text, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("drawn_at", Float, nullable=False),
 )
 
 second_looks = Table(

@@ -62,6 +62,7 @@ def combine(
     human_labels: Ints,
     *,
     p_threshold: float = 0.5,
+    slm_first: Floats | None = None,
 ) -> Floats:
     """Return the probability of each label being the true one.
 
@@ -80,6 +81,9 @@ def combine(
         Shape (N,), -1 where there is none; where there is one it is certain.
     p_threshold : float
         In (0, 1): an LLM label whose ``p_clean`` reaches it is clean and stays.
+    slm_first : ndarray, optional
+        Shape (N,): the LLM's share of errors in (0, 1) where people found it worse than the SLM (``review/routing.py``), else NaN.
+        There its label has no right to stay; the other samples are judged as if these were not there.
 
     Returns
     -------
@@ -90,20 +94,57 @@ def combine(
     ----------
     Dawid, Skene: Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """
-    posterior = bayes(llm_labels, probs, noise_rates(llm_labels, llm_confidence, probs, human_labels))
-    _keep(posterior, llm_labels, p_clean, p_threshold)
-    certain = human_labels != UNLABELED
-    posterior[certain] = np.eye(probs.shape[1])[human_labels[certain]]
+    return certain(
+        machine_posterior(
+            llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold, slm_first=slm_first
+        ),
+        human_labels,
+    )
+
+
+def machine_posterior(
+    llm_labels: Ints,
+    llm_confidence: Floats | None,
+    probs: Floats,
+    p_clean: Floats,
+    human_labels: Ints,
+    *,
+    p_threshold: float,
+    slm_first: Floats | None,
+) -> Floats:
+    """Return what ``combine`` does before a person's own word about a sample: what the machines alone would say of it."""
+    routed = np.zeros(len(llm_labels), dtype=bool) if slm_first is None else np.isfinite(slm_first)
+    usual = np.where(routed, UNLABELED, llm_labels)
+    noise = noise_rates(usual, llm_confidence, probs, human_labels)
+    if slm_first is not None:
+        noise = np.where(routed, slm_first, noise)
+    posterior = bayes(llm_labels, probs, noise, mild=routed)
+    _keep(posterior, usual, p_clean, p_threshold)
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
 
 
-def bayes(llm_labels: Ints, probs: Floats, noise: Floats) -> Floats:
-    """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,)."""
+def certain(posterior: Floats, human_labels: Ints) -> Floats:
+    """Return `posterior`, shape (N, K), with what people said as certain."""
+    said = human_labels != UNLABELED
+    found = posterior.copy()
+    found[said] = np.eye(posterior.shape[1])[human_labels[said]]
+    return found
+
+
+def bayes(llm_labels: Ints, probs: Floats, noise: Floats, *, mild: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,).
+
+    Where `mild`, shape (N,), an LLM that errs much says nothing for its label, but nothing against it either: the SLM's word decides.
+    Without this, two that agree would be overruled.
+    """
     posterior = np.clip(probs, FLOOR, 1.0 - FLOOR)
     rows = np.flatnonzero(llm_labels != UNLABELED)
     own = llm_labels[rows]
     rivals = (posterior[rows] / (1.0 - posterior[rows])) ** TEMPER * noise[rows, None]
-    rivals[np.arange(len(rows)), own] = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
+    said = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
+    if mild is not None:
+        said = np.where(mild[rows], np.maximum(said, rivals[np.arange(len(rows)), own]), said)
+    rivals[np.arange(len(rows)), own] = said
     posterior[rows] = rivals
     posterior[llm_labels == UNLABELED] **= ABSTAINED_TEMPER
     return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 Strings: TypeAlias = npt.NDArray[np.str_]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 UNLABELED = -1
 
@@ -17,7 +18,14 @@ CLEAN, NOISY, INCONSISTENT = "clean", "noisy", "inconsistent"
 
 
 def flag_samples(
-    llm_labels: Ints, slm_labels: Ints, slm_margin: Floats, p_clean: Floats, human_labels: Ints, *, p_threshold: float
+    llm_labels: Ints,
+    slm_labels: Ints,
+    slm_margin: Floats,
+    p_clean: Floats,
+    human_labels: Ints,
+    *,
+    p_threshold: float,
+    slm_first: Bools | None = None,
 ) -> Strings:
     """Flag each sample; the first rule that holds decides.
 
@@ -40,6 +48,9 @@ def flag_samples(
         Shape (N,), in [0, 1], NaN where unknown (counts as clean).
     p_threshold : float
         In (0, 1).
+    slm_first : ndarray, optional
+        Shape (N,), True where people found the LLM worse than the SLM: there any difference is a contradiction, and a label counts as
+        clean only halfway between the threshold and 1.
 
     Returns
     -------
@@ -51,7 +62,8 @@ def flag_samples(
     CORAL, PVLDB 2024, section 4, step 4.
     """
     abstained = llm_labels == UNLABELED
-    differ = (llm_labels != slm_labels) & (slm_margin >= np.log(2.0))
-    low = np.nan_to_num(p_clean, nan=1.0) < p_threshold
+    careful = np.zeros(len(llm_labels), dtype=bool) if slm_first is None else slm_first
+    differ = (llm_labels != slm_labels) & ((slm_margin >= np.log(2.0)) | careful)
+    low = np.nan_to_num(p_clean, nan=1.0) < np.where(careful, (1.0 + p_threshold) / 2.0, p_threshold)
     rules = [human_labels != UNLABELED, abstained, differ, low]
     return np.select(rules, [CLEAN, NOISY, INCONSISTENT, NOISY], default=CLEAN)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from strategies.distillation.posterior import combine
+from strategies.distillation.posterior import certain, machine_posterior
 from strategies.review.flags import Strings, flag_samples
 from strategies.review.ranking import review_order
 
@@ -39,9 +39,11 @@ class Decision:
     slm_label, slm_score : ndarray
         The SLM's most probable label and its out-of-sample probability.
     prediction_label : ndarray
-        What pre-fills the form: the person's, else the LLM's, else the SLM's.
+        What pre-fills the form: the person's, else the LLM's, else the SLM's. SLM-first: the person's, else the verdict.
     prediction_score : ndarray
         The SLM's out-of-sample confidence in `prediction_label`, in [0, 1]; 1 where it is a person's.
+    machine_label : ndarray
+        What the verdict would be without a person's word about the sample.
     """
 
     label: Ints
@@ -53,6 +55,7 @@ class Decision:
     slm_score: Floats
     prediction_label: Ints
     prediction_score: Floats
+    machine_label: Ints
 
 
 def decide(
@@ -63,6 +66,7 @@ def decide(
     llm_confidence: Floats | None = None,
     *,
     p_threshold: float = 0.5,
+    slm_first: Floats | None = None,
 ) -> Decision:
     """Decide about every sample.
 
@@ -78,6 +82,8 @@ def decide(
         Shape (N,), the LLM's own confidence, NaN where unknown.
     p_threshold : float
         In (0, 1): a label whose ``p_clean`` is below it is noisy, and may be overruled.
+    slm_first : ndarray, optional
+        Shape (N,): the LLM's share of errors where the sample is routed SLM-first (``routing.Routing.noise``), else NaN.
 
     Raises
     ------
@@ -86,10 +92,15 @@ def decide(
     """
     _check(llm_labels, probs, p_clean, human_labels)
     rows = np.arange(len(llm_labels))
-    posterior = combine(llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold)
+    routed = np.zeros(len(llm_labels), dtype=bool) if slm_first is None else np.isfinite(slm_first)
+    machine = machine_posterior(
+        llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold, slm_first=slm_first
+    )
+    posterior, machine_label = certain(machine, human_labels), machine.argmax(axis=1)
     label, slm_label = posterior.argmax(axis=1), probs.argmax(axis=1)
     human, asked = human_labels != UNLABELED, llm_labels != UNLABELED
-    prediction_label = np.where(human, human_labels, np.where(asked, llm_labels, slm_label))
+    said = [human, routed, asked]
+    prediction_label = np.select(said, [human_labels, machine_label, llm_labels], default=slm_label)
     prediction_score = np.where(human, 1.0, probs[rows, prediction_label])
     slm_score = probs[rows, slm_label]
     margin = np.log(np.maximum(slm_score, 1e-12)) - np.log(np.maximum(probs[rows, np.maximum(llm_labels, 0)], 1e-12))
@@ -98,12 +109,15 @@ def decide(
         label=label,
         score=score,
         source=np.select([human, label == llm_labels], [HUMAN, LLM], default=SLM),
-        flag=flag_samples(llm_labels, slm_label, margin, p_clean, human_labels, p_threshold=p_threshold),
+        flag=flag_samples(
+            llm_labels, slm_label, margin, p_clean, human_labels, p_threshold=p_threshold, slm_first=routed
+        ),
         rank=review_order(score, human),
         slm_label=slm_label,
         slm_score=slm_score,
         prediction_label=prediction_label,
         prediction_score=prediction_score,
+        machine_label=machine_label,
     )
 
 

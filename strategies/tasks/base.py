@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from strategies.tasks.columns import COLUMN_KINDS, Column, shown
+
 __all__ = ["FAMILIES", "KINDS", "TEMPLATES", "Fault", "TaskStrategy", "TaskStrategyError", "faults"]
 
-FAMILIES = ("text",)
-"""What the small model may be."""
+FAMILIES = ("text", "tabular")
+"""What the small model may be: one that reads texts, or one that reads rows of a table."""
 
 KINDS = ("single", "multiple", "spans")
 """What is said of a task: one label, any number of labels, or labelled spans of its text."""
@@ -45,7 +47,7 @@ class Fault:
     item : int or None
         Its place in the part, where that is a list or mapping.
     near : str
-        Words inside the part that the fault is about; empty for all of it.
+        Words inside the part that the fault is about, or a key inside the item; empty for all of it.
     """
 
     part: str
@@ -71,7 +73,7 @@ class TaskStrategy:
     tags : tuple of str
         Label Studio control tags it serves, for example ``("Choices",)``.
     slm : str
-        Family of the small model: ``"text"``.
+        Family of the small model, of ``FAMILIES``.
     task_description, demonstration, output_control : str
         The three parts of the prompt (Table 1 of the paper), templates with ``{placeholders}``.
     definitions : mapping of str to str
@@ -82,6 +84,8 @@ class TaskStrategy:
         Templates with ``{label}``, ``{definition}`` or both: sentences that the embedded annotator compares a text with.
     anchors : mapping of str to tuple of str
         Further such sentences, by canonical label.
+    columns : mapping of str to Column
+        What the columns of a table mean, in the order in which they are told; others are left out. Empty: whatever rows have.
     kind : str
         What is said of a task, one of ``KINDS``.
 
@@ -106,6 +110,7 @@ class TaskStrategy:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hypotheses: tuple[str, ...] = ("{label}",)
     anchors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     kind: str = "single"
 
     def __post_init__(self) -> None:
@@ -125,6 +130,10 @@ class TaskStrategy:
         """Return what `label` means; empty when the strategy does not say."""
         return self.definitions.get(self.canonical(label), "")
 
+    def shown(self, text: str) -> str:
+        """Return what is labelled as the LLM sees it: a text as it is, a row with the meanings of its columns."""
+        return shown(text, self.columns) if self.slm == "tabular" else text
+
     def is_meant_for(self, labels: Sequence[str]) -> bool:
         """Say whether every one of `labels`, two at least, is known to `aliases` and no two mean the same."""
         canonical = {self.canonical(label) for label in labels}
@@ -136,6 +145,7 @@ def faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     if "tags" in values and not values["tags"]:
         yield Fault("tags", "'tags' is empty; name at least one control tag, for example Choices.")
     yield from _choice_faults(values)
+    yield from _column_faults(values)
     used: set[str] = set()
     for part, (required, optional) in TEMPLATES.items():
         if part in values:
@@ -151,6 +161,17 @@ def faults(values: Mapping[str, Any]) -> Iterator[Fault]:
             wrong = Fault("hypotheses", f"the hypothesis {hypothesis!r} names no label; write {{label}} in it.", place)
         if wrong:
             yield wrong
+
+
+def _column_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield what is wrong with the columns."""
+    columns = values.get("columns", {})
+    if columns and values.get("slm") == "text":
+        yield Fault("columns", "'columns' is for the small model of tables; write slm: tabular.")
+    for place, (name, column) in enumerate(columns.items()):
+        if column.kind and column.kind not in COLUMN_KINDS:
+            says = f"the kind of column {name!r} is {column.kind!r}; it may be: {', '.join(COLUMN_KINDS)}."
+            yield Fault("columns", says, place, near="kind")
 
 
 def _choice_faults(values: Mapping[str, Any]) -> Iterator[Fault]:

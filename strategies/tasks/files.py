@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from strategies.tasks.base import TEMPLATES, Fault, TaskStrategy, TaskStrategyError, faults
+from strategies.tasks.columns import Column
 
 __all__ = ["MAX_FILE_BYTES", "Mistake", "mistakes", "read"]
 
@@ -22,6 +23,8 @@ _KNOWN = tuple(f.name for f in fields(TaskStrategy) if f.name != "name")
 _NEEDED = ("title", "tags", "slm", *TEMPLATES)
 _LISTS = frozenset({"tags", "hypotheses"})
 _MAPPINGS = frozenset({"definitions", "aliases", "anchors"})
+
+_COLUMN = tuple(f.name for f in fields(Column))
 
 _BRIEFLY = reprlib.Repr()
 _BRIEFLY.maxlevel = 2  # YAML's references let a small file hold a value without end
@@ -124,6 +127,8 @@ def _kinds(data: Mapping[Any, Any], values: dict[str, Any]) -> Iterator[Fault]:
         try:
             if key in _LISTS:
                 values[key] = _texts(key, data[key])
+            elif key == "columns":
+                values[key] = _columns(data[key])
             elif key in _MAPPINGS:
                 values[key] = _mapping(key, data[key], of_lists=key != "definitions")
             else:
@@ -166,6 +171,30 @@ def _mapping(part: str, value: object, *, of_lists: bool) -> Mapping[str, Any]:
     return MappingProxyType(read_all)
 
 
+def _columns(value: object) -> Mapping[str, Column]:
+    if not isinstance(value, dict) or not value:
+        raise _WrongKindError(
+            Fault("columns", f"'columns' is {_BRIEFLY.repr(value)}; it must be a mapping from columns.")
+        )
+    read_all = {}
+    for place, (name, about) in enumerate(value.items()):
+        key = _text("columns", name, place, "a name in 'columns'")
+        read_all[key] = _column(key, about, place)
+    return MappingProxyType(read_all)
+
+
+def _column(name: str, about: object, place: int) -> Column:
+    """Read one column: its description, or a mapping of what is said of it; nothing at all is allowed."""
+    if about is None:
+        return Column()
+    if not isinstance(about, dict):
+        return Column(_text("columns", about, place, f"column {name!r}"))
+    if unknown := [key for key in about if key not in _COLUMN]:
+        says = f"column {name!r} has the unknown key {unknown[0]}. Allowed: {', '.join(_COLUMN)}."
+        raise _WrongKindError(Fault("columns", says, place, near=str(unknown[0])))
+    return Column(**{key: _text("columns", one, place, f"{key!r} of column {name!r}") for key, one in about.items()})
+
+
 def _line(root: yaml.MappingNode, fault: Fault) -> int:
     """Return the line that a fault stands on; the first for one of the file as a whole."""
     pairs = root.value
@@ -176,7 +205,10 @@ def _line(root: yaml.MappingNode, fault: Fault) -> int:
     inside = node.value if isinstance(node, yaml.CollectionNode) else []
     if fault.item is not None and fault.item < len(inside):
         one = inside[fault.item]
-        return _starts(one[0] if isinstance(one, tuple) else one)
+        if not isinstance(one, tuple):
+            return _starts(one)
+        nested = one[1].value if isinstance(one[1], yaml.MappingNode) else []
+        return _starts(next((key for key, _ in nested if key.value == fault.near), one[0]))
     if fault.near and isinstance(node, yaml.ScalarNode) and node.style == "|" and fault.near in node.value:
         above = str(node.value).partition(fault.near)[0]
         return _starts(node) + 1 + above.count("\n")

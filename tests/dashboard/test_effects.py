@@ -150,7 +150,7 @@ def test_a_first_round_has_no_list(client: FlaskClient) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World(tmp_path, monkeypatch)
+    made = World(tmp_path, f"sqlite:///{tmp_path / 'coral.sqlite3'}", monkeypatch)
     made.run()
     made.studio.annotations[1] = [annotation(101, "good")]
     made.run(retrain=True)

@@ -7,6 +7,7 @@ import io
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ from benchmarks.dashboard import HOSTILE, fill
 from coral_backend.app import create_app
 from coral_backend.dashboard import safety
 from coral_backend.launch import begin_round
+from coral_backend.rounds import round_lease
 from coral_backend.settings import Settings
 from coral_backend.store import Store, figures, option_versions
 from coral_backend.types import HumanLabel, RoundStatus, Sample
@@ -411,6 +413,27 @@ def test_a_map_whose_arrays_are_gone_says_so(client: FlaskClient, settings: Sett
     answer = get(client, "/map.bin")
     assert answer.status_code == 409
     assert "arrays are not here" in answer.text
+
+
+def test_slices_stand_on_the_quality_page_with_their_routing(client: FlaskClient, store: Store) -> None:
+    assert 'id="slices"' not in get(client, "/quality").text, "nobody asked for slices"
+    shop = HOSTILE[0]
+    store.put_samples(1, [replace(one, slice=shop if one.task_id % 2 else "en") for one in store.samples(1)])
+    serving = store.round(store.project(1).active_round or 0)
+    verdicts = store.verdicts(1, serving.id)
+    begun = store.create_round(1, {}, retrain=True)
+    lease = store.take_lease(round_lease(begun.id))
+    assert lease is not None
+    decided = {"name": shop, "tasks": 150, "checked": 30, "llm_right": 12, "slm_right": 21, "sureness": 0.98}
+    store.put_verdicts(1, begun.id, verdicts, lease)
+    store.finish_round(begun.id, lease, "v2", {**serving.metrics, "slices": [{**decided, "slm_first": True}]})
+    page = get(client, "/quality").text
+    assert shop not in page, "a name from task data is text"
+    [table] = re.findall(r'<section class="card" id="slices">.*?</section>', page, re.DOTALL)
+    lines = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    assert [line.endswith("as usual –") for line in lines[1:]] == [False, True]
+    assert "SLM-first 98" in lines[1]
+    assert "labelled SLM-first" in get(client, "").text
 
 
 def test_before_the_first_round_every_page_says_what_to_do(tmp_path: Path) -> None:

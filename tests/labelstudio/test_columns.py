@@ -92,6 +92,11 @@ def hint(one: Verdict) -> str:
     return columns._text(fields([one], hint=True)[columns.HINT][one.task_id])
 
 
+def test_the_hint_of_a_routed_task_takes_the_llms_share_from_its_loss() -> None:
+    routed = verdict(1, "pos", "neg", label="neg", prediction_label="neg", prediction_score=0.834, loss=2.0)
+    assert hint(routed) == "**SLM:** neg (83 %) · **LLM:** pos (14 %)"
+
+
 def test_the_hint_shows_both_candidates_the_better_one_first() -> None:
     assert hint(verdict(1, "pos", "neg")) == "**LLM:** pos (10 %) · **SLM:** neg (83 %)"
     assert hint(verdict(1, "pos", "neg", label="neg")) == "**SLM:** neg (83 %) · **LLM:** pos (10 %)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,12 @@ from coral_backend.status import status_of
 from coral_backend.store import Store, browse, figures
 from coral_backend.store.browse import Filters
 from coral_backend.types import HumanLabel, Sample
-from tests.filled_store import LONG_AGO, PROJECT, fill, put_sample, settings_in
+from tests.filled_store import LONG_AGO, PROJECT, fill, put_sample
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = fill(Store(settings_in(tmp_path).store_url))
+def store(url: str) -> Iterator[Store]:
+    store = fill(Store(url))
     yield store
     store.close()
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from coral_backend.store import Store
+from coral_backend.store import Store, checks
 from coral_backend.types import Detail, Flag, Source
 from tests import filled_store as filled
 
@@ -53,4 +53,23 @@ def test_a_database_before_details_is_upgraded(tmp_path: Path) -> None:
     )
     store.put_verdicts(filled.PROJECT, round_id, [replace(before[0], details=parts)], None)
     assert store.verdicts(filled.PROJECT, round_id, [before[0].task_id])[0].details == parts
+    store.close()
+
+
+def test_a_database_before_slices_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "coral.sqlite3"
+    filled.fill(store := Store(f"sqlite:///{path}"))
+    verdicts, samples = store.verdicts(filled.PROJECT, 1), store.samples(filled.PROJECT)
+    store.close()
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute("ALTER TABLE samples DROP COLUMN slice")
+        old.execute("ALTER TABLE verdicts DROP COLUMN machine_label")
+        old.execute("DROP TABLE checks")
+        old.execute("DELETE FROM migrations WHERE name = 'm008_slices'")
+    store = Store(f"sqlite:///{path}")
+    assert store.samples(filled.PROJECT) == samples, "in no slice"
+    assert store.verdicts(filled.PROJECT, 1) == verdicts
+    assert checks.draw(store, filled.PROJECT, {1: ""}) == checks.drawn(store, filled.PROJECT)
+    found = checks.found_in_slices(store, filled.PROJECT, 1)
+    assert [(one.slice, one.tasks, one.checked, one.drawn_checked) for one in found] == [("", 5, 2, 0)]
     store.close()

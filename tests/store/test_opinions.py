@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, inspect
@@ -22,11 +21,6 @@ CHEAP = Said(
     0, Answer("a", "raw\x00\ud800", None, 0.25, "openai:cheap", 40, 5, 0.5, missing_mass=0.125), ("a", "b"), "p1"
 )
 DEAR = Said(1, Answer(None, "?", "It names no label.", None, "openai:dear", 44, 6, 1.5), None, "p2")
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'coral.sqlite3'}"
 
 
 @pytest.fixture

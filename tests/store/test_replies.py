@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -11,27 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from coral_backend.exceptions import LeaseLostError
+from coral_backend.exceptions import LeaseLostError, StoreUnavailableError
 from coral_backend.store import Store, replies, tables
 from coral_backend.store.engine import open_engine
-from coral_backend.types import Answer, LabelSpace, Project, Reply, Sample
+from coral_backend.types import Answer, LabelSpace, Project, Reply, Said, Sample
 
 SPACE = LabelSpace("Choices", "label", "text", "text", ("a", "b"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'coral.sqlite3'}"
-        return
-    postgres = os.environ.get("TEST_POSTGRES_URL")
-    if not postgres:
-        pytest.skip("TEST_POSTGRES_URL names no PostgreSQL to test with")
-    yield postgres
-    engine = open_engine(postgres)
-    tables.metadata.drop_all(engine)
-    engine.dispose()
 
 
 @pytest.fixture
@@ -170,3 +154,41 @@ def test_a_database_from_before_is_upgraded_and_keeps_its_rows(tmp_path: Path) -
     assert store.project(7).title == "kept"
     assert len(store.replies.find([reply(1).key])) == 1
     store.close()
+
+
+def test_rows_of_many_callers_are_written_in_their_order_and_before_a_question(store: Store) -> None:
+    said = [Said(0, Answer(label, annotator="x"), None, "p") for label in "ab"]
+    with store.together():
+        for task_id in (1, 2):
+            put_label(store, task_id)
+            store.opinions.put(1, 1, Sample(task_id, f"text {task_id}"), said[0])
+        store.opinions.put(1, 1, Sample(1, "text 1"), said[1])
+        assert set(store.llm_labels(1)) == {1, 2}
+        put_label(store, 3)
+    assert set(store.llm_labels(1)) == {1, 2, 3}
+    assert store.opinions.of_round(1, 1) == {1: [said[0]], 2: [said[0]]}, "the first in its place stays"
+
+
+def test_what_cannot_be_written_undoes_the_whole_group(store: Store) -> None:
+    def write() -> None:
+        bad = Answer("a", confidence={})  # type: ignore[arg-type]
+        with store.together():
+            put_label(store, 1)
+            store.put_llm_label(1, 1, Sample(2, "text 2"), bad, prompt_version="p")
+
+    with pytest.raises(StoreUnavailableError):
+        write()
+    assert store.llm_labels(1) == {}
+    put_label(store, 1)
+    assert set(store.llm_labels(1)) == {1}, "nothing of the group is left to be written"
+
+
+def test_a_database_is_tidied_while_others_write(store: Store) -> None:
+    with store.together():
+        put_label(store, 1)
+        thread = threading.Thread(target=store.replies.tidy)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    store.replies.tidy()
+    assert set(store.llm_labels(1)) == {1}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -16,11 +15,6 @@ from coral_backend.types import Answer, Batch, LabelSpace, Project, Sample, Spen
 
 PROJECT = Project(1, "t", "<View/>", "h", LabelSpace("Choices", "label", "text", "text", ("a", "b")))
 ONE = Spend("openai:m", requests=1, characters=90, prompt_tokens=30, cached_tokens=10, completion_tokens=5, cost=0.25)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'coral.sqlite3'}"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -22,8 +21,6 @@ from coral_backend.exceptions import (
     StoreUnavailableError,
 )
 from coral_backend.store import Store, holders
-from coral_backend.store.engine import open_engine
-from coral_backend.store.tables import metadata
 from coral_backend.types import (
     Answer,
     Demo,
@@ -55,21 +52,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'coral.sqlite3'}"
-        return
-    postgres = os.environ.get("TEST_POSTGRES_URL")
-    if not postgres:
-        pytest.skip("TEST_POSTGRES_URL names no PostgreSQL to test with")
-    yield postgres
-    engine = open_engine(postgres)
-    metadata.drop_all(engine)
-    engine.dispose()
 
 
 @pytest.fixture

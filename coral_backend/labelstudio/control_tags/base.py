@@ -103,6 +103,10 @@ class TagBase(ABC):
         forms = {
             key: form for key, to_name in zip(keys, to_names, strict=True) if (form := text_form(objects[to_name]))
         }
+        if titles and any(form[0] == "row" for form in forms.values()):
+            raise LabelConfigError(
+                f"<{self.tag} name={name!r}> compares rows of a table; CORAL serves it for texts only."
+            )
         parts = tuple(zip(titles, keys, strict=True)) if titles else ()
         return LabelSpace(
             self.tag,
