@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import io
 import json
 import tempfile
 import time
@@ -77,9 +78,9 @@ class Result:
 
 def read(path: Path, *, noise: float, seed: int, limit: int) -> File:
     """Return the training rows of a file, the first `limit` of them, with simulated answers where it has no real ones."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
-        rows = [row for row in csv.DictReader(lines) if row.get("split", "train") == "train"][:limit]
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    lines = io.StringIO(content.decode("utf-8"), newline="")
+    rows = [row for row in csv.DictReader(lines) if row.get("split", "train") == "train"][:limit]
     parsed = [_parsed(json.loads(row["text"])) for row in rows]
     texts = [text for text, _ in parsed]
     gold = [tuple(_spans(json.loads(row["gold"]), places)) for row, (_, places) in zip(rows, parsed, strict=True)]

@@ -17,7 +17,7 @@ from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPE
 from coral_backend.labelstudio.instruction import add_instruction
 from coral_backend.labelstudio.tabs import assert_tabs
 from coral_backend.store import Store, checks
-from coral_backend.types import HumanLabel, Project, SecondLook, Source, Verdict
+from coral_backend.types import HumanLabel, LabelSpace, Project, SecondLook, Source, Verdict
 
 __all__ = ["Shown", "ask_again", "fill_hint", "show", "show_check", "show_some", "tidy"]
 
@@ -75,8 +75,8 @@ def show(
         If Label Studio is away. A refusal of columns or instruction is logged: tabs work without them.
     """
     ask_again(store, project, verdicts)
-    values = columns.fields(verdicts, hint=hint.is_shown(project.label_config))
-    looks = _look_values(store.second_looks(project.id))
+    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config))
+    looks = _look_values(project.label_space, store.second_looks(project.id))
     wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: slices or {}}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
@@ -92,7 +92,9 @@ def show_some(
     slices: Mapping[int, columns.Value] | None = None,
 ) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
-    values = columns.fields(verdicts, hint=hint.is_shown(project.label_config)) | {columns.SLICE: slices or {}}
+    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config)) | {
+        columns.SLICE: slices or {}
+    }
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -100,7 +102,8 @@ def fill_hint(store: Store, client: LabelStudioClient, project: Project) -> None
     """Write the hint of every task of the serving round, or empty it where the form shows none any more."""
     if project.active_round is None:
         return  # the first push does it
-    values = columns.fields(store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config))
+    verdicts, space = store.verdicts(project.id, project.active_round), project.label_space
+    values = columns.fields(verdicts, space=space, hint=hint.is_shown(project.label_config))
     columns.write(client, project.id, {columns.HINT: values[columns.HINT]}, keep=_taken(project))
 
 
@@ -173,10 +176,11 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
     return answered
 
 
-def _look_values(looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
+def _look_values(space: LabelSpace, looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     for look in looks:  # by task and time: a question that stands is the last one
-        said = columns.unmarked(f"Person: {look.label} · {columns.ASKED} {look.machine_label}")
+        person, machine = space.shown(look.label), space.shown(look.machine_label)
+        said = columns.unmarked(f"Person: {person} · {columns.ASKED} {machine}")
         asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
         found[look.task_id] = "" if look.looked_at is not None else asked
     return found

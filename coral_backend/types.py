@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -152,12 +153,16 @@ class LabelSpace:
         return said in self.labels
 
     def shown(self, said: str, text: str = "") -> str:
-        """Return what people read of `said`: the labels, and of spans also the words, where `text` is given."""
+        """Return what people read of `said`: the labels, of spans how many of each, or with their words where `text` is given."""
         if self.kind == MULTIPLE:
             return ", ".join(read_set(said) or ()) or NOTHING
         if self.kind == SPANS:
             spans = read_spans(said) or ()
-            return "; ".join(f"{s.label}: {text[s.start : s.end]}" if text else s.label for s in spans) or NOTHING
+            if text:
+                return "; ".join(f"{s.label}: {text[s.start : s.end]}" for s in spans) or NOTHING
+            counts = Counter(span.label for span in spans)
+            counted = [(f"{label} × {counts[label]}" if counts[label] > 1 else label) for label in sorted(counts)]
+            return ", ".join(counted) or NOTHING
         if self.kind == SEVERAL:
             by_control = read_controls(said) or {}
             told = {

@@ -18,6 +18,7 @@ from coral_backend.dashboard import actions, charts, configuration, projection, 
 from coral_backend.dashboard.example import example, first_known
 from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
+from coral_backend.dashboard.marks import marked
 from coral_backend.dashboard.query import NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
@@ -186,6 +187,7 @@ def samples(project_id: int) -> str:
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[(name, name) for name in (*project.label_space.labels, NO_LABEL)], sorts=browse.SORTS, tab="samples",
+        marked=marked,
     )  # fmt: skip
 
 

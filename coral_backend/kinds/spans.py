@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coral_backend import corpus_arrays, span_arrays
-from coral_backend.kinds.base import Work
+from coral_backend.kinds.base import Judged, Work
 from coral_backend.labels import Span, read_spans, write_spans
 from coral_backend.span_arrays import Opinion, SpanArrays
 from coral_backend.types import Answer, Detail, Flag, Floats, HumanLabel, LabelSpace, Progress, Sample, Source, Verdict
@@ -70,11 +70,13 @@ class SpanLabels:
             "slm_seconds": found.seconds,
         }
 
-    def judge(self, work: Work) -> list[Verdict] | None:
+    def judge(self, work: Work) -> Judged | None:
         """Turn the LLM's spans, the SLM's probabilities and people's spans into verdicts."""
         arrays = span_arrays.load(work.folder)
         tasks = corpus_arrays.load_arrays(work.folder)
-        return None if arrays is None or tasks is None else _judged(work, arrays, set(tasks.task_ids.tolist()))
+        if arrays is None or tasks is None:
+            return None
+        return Judged(_judged(work, arrays, set(tasks.task_ids.tolist())))
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
         """Judge new samples beside the corpus of the round."""
