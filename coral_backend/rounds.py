@@ -40,7 +40,7 @@ from coral_backend.exceptions import (
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
 from coral_backend.kinds import features_of as features_of_kind
-from coral_backend.labels import SINGLE, SPANS
+from coral_backend.labels import SINGLE, SPANS, span_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash, parse_config
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -652,9 +652,16 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
 
 def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
     """Return the model version: the round's name and a digest of all that is pushed (same labels, same version)."""
-    facts = sorted((v.task_id, v.prediction_label, _rounded(v.prediction_score), str(v.flag)) for v in verdicts)
+    facts = sorted(
+        (v.task_id, v.prediction_label, _rounded(v.prediction_score), str(v.flag), *_region_scores(v)) for v in verdicts
+    )
     digest = hashlib.sha256(json.dumps([current.config_hash, facts]).encode()).hexdigest()
     return f"coral-r{current.name}-{digest[:6]}"
+
+
+def _region_scores(verdict: Verdict) -> list[str]:
+    """Return what regions of their own are pushed with; nothing where the task has one."""
+    return [f"{d.name} {d.label} {_rounded(d.score)}" for d in verdict.details if d.words]
 
 
 def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -674,8 +681,19 @@ def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict
             "n": len(checked),
             "llm": _share([label == v.llm_label for label, v in checked]),
             "slm": _share([label == v.slm_label for label, v in checked]),
+            **(_span_f1(project, checked) if project.label_space.kind == SPANS else {}),
         },
     }
+
+
+def _span_f1(project: Project, checked: Sequence[tuple[str | None, Verdict]]) -> dict[str, Any]:
+    """Return the F1 of the LLM's and the SLM's exact spans against people's, over all labels and of each."""
+    people = [label for label, _ in checked]
+    said = {who: [getattr(v, f"{who}_label") for _, v in checked] for who in ("llm", "slm")}
+    whole = {f"{who}_f1": span_f1(spans, people) for who, spans in said.items()}
+    labels = project.label_space.labels
+    each = {label: {who: span_f1(spans, people, label) for who, spans in said.items()} for label in labels}
+    return {**whole, "by_label": each} if checked else whole
 
 
 def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:

@@ -16,9 +16,9 @@ from werkzeug.wrappers import Response as AnyResponse
 from coral_backend import export as exporting
 from coral_backend.dashboard import actions, charts, configuration, projection, safety, words
 from coral_backend.dashboard.example import example, first_known
+from coral_backend.dashboard.marks import marked
 from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
-from coral_backend.dashboard.marks import marked
 from coral_backend.dashboard.query import NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared

@@ -14,6 +14,7 @@ from coral_backend.slm.learnable import SCORE_BATCH
 from coral_backend.slm.network import TextInputs, silence_dropout
 from coral_backend.slm.tokens import N_SHAPES, Piece
 from coral_backend.types import Floats
+from strategies.distillation.bio import NEVER, OUTSIDE
 
 
 class TokenNetwork(nn.Module):
@@ -77,8 +78,12 @@ class TokenInputs:
 def score(
     network: TokenNetwork, inputs: TokenInputs, rows: Sequence[int], progress: Callable[[int], None] | None = None
 ) -> tuple[list[Floats], Floats]:
-    """Return log-probabilities (T, C) of each of these pieces, and features (R, D), network in eval mode."""
+    """Return log-probabilities (T, C) of each of these pieces, and features (R, D), network in eval mode.
+
+    The encoder's own tokens are surely outside of any span.
+    """
     network.eval()
+    outside = np.where(np.arange(network.head.out_features) == OUTSIDE, 0.0, NEVER)
     found: list[Floats] = [np.zeros((0, 0))] * len(rows)
     features = np.zeros((len(rows), network.head.in_features - N_SHAPES), dtype=np.float32)
     for positions in length_batches([inputs.lengths[i] for i in rows], SCORE_BATCH):
@@ -88,7 +93,9 @@ def score(
         log_probs = logits.double().log_softmax(2).cpu().numpy()
         features[positions] = mean_pool(states, mask).cpu().numpy()
         for i, position in enumerate(positions):
-            found[position] = log_probs[i, : inputs.lengths[rows[position]]]
+            own = log_probs[i, : inputs.lengths[rows[position]]]
+            own[~inputs.pieces[rows[position]].real] = outside
+            found[position] = own
         if progress is not None:
             progress(len(positions))
     return found, features

@@ -1,12 +1,10 @@
 """Which spans would be exported now, how sure are we of each, and who said it? The posterior of single labels, for spans.
 
 Candidates are the spans that the LLM marked and those that the SLM sees. With p the SLM's out-of-sample probability of exactly
-this span, nu the LLM's share of wrong spans and omega its share of spans that it leaves out, the odds that a span is right are::
-
-    (1 - nu) / nu * (p / (1 - p)) ** TEMPER    of a span that the LLM marked
-          omega   * (p / (1 - p)) ** TEMPER    of one that it did not
-
-nu and omega are not known without people: a share of what the SLM doubts is laid at the LLM's door, within bounds.
+this span, the odds that a span is right are ``factor * (p / (1 - p)) ** TEMPER``, with one factor for spans that the LLM marked and one
+for those that it did not. A small model gives few spans the probability that they deserve, and its errors at the ends of spans make all
+of them too low; so the factors are set by what they must come to: of the marked spans a share of nu is wrong, of all right spans a share of
+omega was left out. Neither is known without people: a share of what the SLM doubts is laid at the LLM's door, within bounds.
 
 Do no harm: a marked span stays unless the mixture calls it noisy and its odds are low enough; a span that was not marked is added
 only where it is probable enough, its label well known, and no better span stands in its way.
@@ -32,6 +30,9 @@ CERTAIN = 1e-4
 
 OMITTED_RANGE = (0.02, 0.4)
 """The LLM's assumed share of spans that it leaves out stays within this."""
+
+MOST_SHIFT = float(np.log(100.0))
+"""The logarithm of a factor stays within this."""
 
 UNKNOWN = 0.5
 """The SLM's probability of a span that it cannot judge: it lies on no tokens of its own, or behind what is read."""
@@ -108,9 +109,8 @@ def decide_spans(found: Candidates, *, p_threshold: float = 0.5) -> SpanDecision
     """
     p = np.clip(np.nan_to_num(found.p, nan=UNKNOWN), CERTAIN, 1.0 - CERTAIN)
     odds = (p / (1.0 - p)) ** TEMPER
-    wrong, omitted = _rates(found, p, odds)
-    # Of a task that the LLM did not answer nothing is left out by it: the SLM's own word, flattened, is all there is.
-    factor = np.where(found.said, (1.0 - wrong) / wrong, np.where(found.asked, omitted, 1.0))
+    factor = np.where(found.said, *_factors(found, p, odds))
+    factor[~found.asked] = 1.0  # nothing was left out: the SLM's own word, flattened, is all there is
     p_right = np.asarray(factor * odds / (1.0 + factor * odds))
     p_right[found.checked] = found.right[found.checked]
     low = np.nan_to_num(found.p_clean, nan=1.0) < p_threshold
@@ -123,32 +123,44 @@ def decide_spans(found: Candidates, *, p_threshold: float = 0.5) -> SpanDecision
     return SpanDecision(
         p_right=p_right,
         kept=kept,
-        noisy=machine & ((found.said & low) | (~found.said & (p_right >= _half_way(omitted)))),
+        noisy=machine & ((found.said & low) | (~found.said & (p >= 0.5))),
         inconsistent=machine & np.where(found.said, found.said & ~kept, kept & found.asked),
     )
 
 
-def _half_way(omitted: float) -> float:
-    """Return from which probability on a span that nobody marked is worth a look: where the SLM alone would have it."""
-    return omitted / (1.0 + omitted)
-
-
-def _rates(found: Candidates, p: Floats, odds: Floats) -> tuple[float, float]:
-    """Return the LLM's assumed share of wrong spans, and of spans that it leaves out."""
+def _factors(found: Candidates, p: Floats, odds: Floats) -> tuple[float, float]:
+    """Return the factors of the odds of marked spans, and of those that the LLM did not mark."""
     said, quiet = found.said, ~found.said & found.asked
     doubt = float((1.0 - p[said]).mean()) if said.any() else 0.0
     wrong = float(np.clip(BLAME * doubt, *NOISE_RANGE))
     missing, there = float(p[quiet].sum()), float(p[said].sum())
     omitted = float(np.clip(BLAME * missing / max(missing + there, 1e-9), *OMITTED_RANGE))
+    factors = _both(odds, said, quiet, wrong, omitted)
     # What people found on the tasks they saw, over what was expected there, corrects both guesses.
-    seen = said & found.checked
-    factor = (1.0 - wrong) / wrong * odds[seen]
-    expected = float((1.0 / (1.0 + factor)).sum())
+    seen, looked = said & found.checked, quiet & found.checked
+    expected = float((1.0 / (1.0 + factors[0] * odds[seen])).sum())
     wrong *= (float((~found.right[seen]).sum()) + PRIOR_ERRORS) / (expected + PRIOR_ERRORS)
-    seen = quiet & found.checked
-    expected = float((omitted * odds[seen] / (1.0 + omitted * odds[seen])).sum())
-    omitted *= (float(found.right[seen].sum()) + PRIOR_ERRORS) / (expected + PRIOR_ERRORS)
-    return float(np.clip(wrong, *NOISE_RANGE)), float(np.clip(omitted, *OMITTED_RANGE))
+    expected = float((factors[1] * odds[looked] / (1.0 + factors[1] * odds[looked])).sum())
+    omitted *= (float(found.right[looked].sum()) + PRIOR_ERRORS) / (expected + PRIOR_ERRORS)
+    return _both(odds, said, quiet, float(np.clip(wrong, *NOISE_RANGE)), float(np.clip(omitted, *OMITTED_RANGE)))
+
+
+def _both(odds: Floats, said: Bools, quiet: Bools, wrong: float, omitted: float) -> tuple[float, float]:
+    """Return both factors for these shares of errors."""
+    right = (1.0 - wrong) * float(said.sum())
+    return _factor(odds[said], right), _factor(odds[quiet], right * omitted / (1.0 - omitted))
+
+
+def _factor(odds: Floats, total: float) -> float:
+    """Return the factor, at most 100 either way, at which these odds come to `total` right spans; 1 where there are none."""
+    if not odds.size:
+        return 1.0
+    low, high = -MOST_SHIFT, MOST_SHIFT
+    for _ in range(40):
+        middle = (low + high) / 2
+        raised = np.exp(middle) * odds
+        low, high = (middle, high) if float((raised / (1.0 + raised)).sum()) < total else (low, middle)
+    return float(np.exp(low))
 
 
 def _without_overlaps(found: Candidates, wanted: Bools, p_right: Floats) -> Bools:

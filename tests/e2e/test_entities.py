@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from coral_backend.catch_up import catch_up
 from coral_backend.exceptions import SettingsError
 from coral_backend.labels import Span, read_spans
 from coral_backend.labelstudio.tabs import tab_counts
-from coral_backend.library import Coral
+from coral_backend.labelstudio.tasks import sample_from_task
 from coral_backend.llm.embedded import EmbeddedAnnotator
 from coral_backend.rounds import RoundRunner, reconcile, refresh_project
 from coral_backend.settings import Settings
@@ -72,9 +71,7 @@ class Liar:
         elif error == "boundary":
             at = text.index(items[-1][0])
             items[-1][0] = text[at - 3 : at + len(items[-1][0])].strip()
-        elif error == "invented":
-            items.append(["Zorro", "PER"])
-        elif error == "repaired" and not call.is_repair:
+        elif error == "invented" or (error == "repaired" and not call.is_repair):
             items.append(["Zorro", "PER"])
         listed = [{"before": "", "text": words, "label": label} for words, label in items]
         return completion(json.dumps({"entities": listed}))
@@ -196,14 +193,17 @@ def test_3_a_person_corrects_and_the_next_round_learns_and_shows_neighbours(worl
 
 def test_4_a_task_that_comes_later_is_labelled_beside_the_round(world: World) -> None:
     text = ODD + "Bob met Eva in Oslo"
-    task_id = world.studio.client.import_tasks(world.project_id, [{"data": {"text": text}}])[0]
-    with Coral(world.settings) as coral:
-        coral.store.close()
-    world.store.want(world.project_id, [task_id]) if hasattr(world.store, "want") else None
-    runner = RoundRunner(world.store, world.settings, lambda: world.studio.client)
-    assert runner is not None
-    done = catch_up(world.store, world.settings, lambda: world.studio.client, world.project_id)
-    assert done in (0, 1)
+    client, project = world.studio.client, world.store.project(world.project_id)
+    task_id = client.import_tasks(world.project_id, [{"data": {"text": text}}])[0]
+    sample = sample_from_task(
+        project.label_space, client.request("GET", f"api/tasks/{task_id}/"), recorded_key=None, max_chars=1000
+    )
+    world.store.put_samples(world.project_id, [sample], wanted=True)
+    assert catch_up(world.store, world.settings, lambda: client, world.project_id) == 1
+    verdict = world.verdicts()[task_id]
+    assert set(read_spans(verdict.llm_label) or ()) == right(text)
+    assert {"Bob", "Eva", "Oslo"} <= {detail.words for detail in verdict.details}
+    assert len(world.pushed(task_id)) == 3
 
 
 def test_5_the_embedded_annotator_says_that_it_cannot(world: World) -> None:
