@@ -118,8 +118,8 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     return Dataset(task, gold, labels, asked[0]["llm_name"])
 
 
-def records_of(path: Path) -> list[Record]:
-    """Return the rows of a file as they stand; raises ``InputError`` if it cannot be read or lacks a column."""
+def records_of(path: Path, columns: Sequence[str] = COLUMNS) -> list[Record]:
+    """Return the rows of a file as they stand; raises ``InputError`` if it cannot be read or lacks one of `columns`."""
     csv.field_size_limit(2**27)
     try:
         content = path.read_bytes()
@@ -127,9 +127,9 @@ def records_of(path: Path) -> list[Record]:
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}). A CSV file in UTF-8 is needed, may be gzipped.") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
-        raise InputError(f"{path.name} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
+        raise InputError(f"{path.name} has no column {', '.join(missing)}; it needs {', '.join(columns)}.")
     return list(reader)
 
 

@@ -351,7 +351,8 @@ def known_from_round(
             found[task_id].append(_opinion(answer, asked=False))
     arrays = None
     if project.active_round is not None and project.label_space.kind == SINGLE:
-        arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
+        serving = store.round(project.active_round)
+        arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, serving, project.control))
     if arrays is not None and arrays.probs.shape[1] == len(project.label_space.labels):
         labels = project.label_space.labels
         for task_id, opinion in zip(arrays.task_ids.tolist(), small_opinions(arrays.probs, labels), strict=True):

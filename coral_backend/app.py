@@ -250,7 +250,7 @@ def _describe(project: Project) -> Json:
         "id": project.id,
         "title": project.title,
         "model_version": project.model_version,
-        "labels": list(project.label_space.labels),
+        "labels": list(project.label_space.named_labels),
         "waiting_tasks": len(context().store.wanted(project.id)),
         "round": None
         if active is None

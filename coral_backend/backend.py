@@ -23,7 +23,7 @@ from coral_backend.exceptions import (
     SettingsError,
     StoreUnavailableError,
 )
-from coral_backend.labelstudio.control_tags import config_hash, parse_config
+from coral_backend.labelstudio.control_tags import parse_config, space_hash
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.settings import Settings
@@ -280,6 +280,8 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
             If nothing in the event can be used.
         ConflictError
             For ``START_TRAINING`` while a round is under way.
+        BudgetError, EndpointError, SettingsError
+            For ``START_TRAINING`` where the round would pause at once: no price for its budget, no Batch API.
         """
         event, data = _event_of(args, kwargs)
         handle = self._HANDLERS.get(event)
@@ -343,9 +345,11 @@ class CoralBackend(LabelStudioMLBase):  # type: ignore[misc]  # it ships no type
 
     def _start_round(self, project: Project, data: Json) -> Json:  # noqa: ARG002
         from coral_backend import jobs
+        from coral_backend.launch import begin_round
 
         done = any(begun.status is RoundStatus.DONE for begun in self.store.rounds(project.id))
-        begun = jobs.request_round(self.settings, self.store, project.id, retrain=done)
+        begun = begin_round(self.store, self.settings, project.id, retrain=done)
+        jobs.request_advance(self.settings, begun.id, stage=begun.stage)
         return {"round": begun.name}
 
     _HANDLERS: dict[str, Callable[[CoralBackend, Project, Json], Json]] = {  # noqa: RUF012
@@ -397,13 +401,15 @@ def connect_project(
         _check_options(settings, options, old.options if old is not None else {})
     kept_title = old.title if old is not None else f"Project {project_id}"
     kept_options = old.options if old is not None else {}
+    own = dict(options if options is not None else kept_options)
+    space = parse_config(label_config, str(own.get("controls") or settings.controls))
     new = Project(
         id=project_id,
         title=title if title is not None else kept_title,
         label_config=label_config,
-        config_hash=config_hash(label_config),
-        label_space=parse_config(label_config),
-        options=dict(options if options is not None else kept_options),
+        config_hash=space_hash(space),
+        label_space=space,
+        options=own,
     )
     if old is not None and _same_project(old, new):
         return old

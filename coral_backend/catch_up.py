@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, known_from_round, make_strategy, make_team, small_opinions
+from coral_backend.controls import project_of, settings_of, spaces
 from coral_backend.costs import meter_for
 from coral_backend.exceptions import CoralError, EndpointError, ModelFileError, UnavailableError
 from coral_backend.heartbeat import kept_alive
@@ -23,6 +24,7 @@ from coral_backend.rounds import lazy_embed, model_folder, neighbours_of, settin
 from coral_backend.settings import Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
+from coral_backend.store.controls import view_of
 from coral_backend.types import (
     Answer,
     Flag,
@@ -143,6 +145,13 @@ class CatchUp:
         return self._judge(samples, serving) if samples else []
 
     def _annotate(self, samples: Sequence[Sample], serving: Round | None) -> None:
+        """Have every control labelled; each is asked about as if it were alone."""
+        for space in spaces(self.project.label_space):
+            project, store = project_of(self.project, space), view_of(self.store, self.project, space)
+            part = CatchUp(store, settings_of(self.settings, project), project, self.lease)
+            part._ask(samples, store.round(serving.id) if serving is not None else None)
+
+    def _ask(self, samples: Sequence[Sample], serving: Round | None) -> None:
         project, settings = self.project, self.settings
         settled = self.store.llm_labels(project.id).keys() | self.store.human_labels(project.id).keys()
         missing = [s for s in samples if s.task_id not in settled]
@@ -180,7 +189,9 @@ class CatchUp:
             return {}
         from coral_backend.slm.engine import Model
 
-        probs, _ = Model.load(model_folder(self.settings, serving)).predict([s.text for s in samples])
+        probs, _ = Model.load(model_folder(self.settings, serving, self.project.control)).predict(
+            [s.text for s in samples]
+        )
         opinions = small_opinions(probs, self.project.label_space.labels)
         fresh = {s.task_id: opinion for s, opinion in zip(samples, opinions, strict=True)}
         return known_from_round(self.store, self.settings, self.project, fresh=fresh)

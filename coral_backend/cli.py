@@ -195,18 +195,24 @@ _project_option = click.option(
 def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint: bool | None) -> None:
     """Connect a Label Studio project.
 
-    Reads its label config, makes the webhook, then the ML backend. May be repeated: it changes only what differs.
+    Reads its label config, makes the webhook, then the ML backend, and asks the LLM one question, to know which parts of a
+    request it takes. May be repeated: it changes only what differs.
     """
     from coral_backend import connect as connecting
+    from coral_backend.controls import spaces
 
     with _context(debug) as (settings, store):
         options = connecting.parse_options(pairs)
         done = connecting.connect(store, settings, _client(settings), project, title=title, options=options, hint=hint)
         space = done.project.label_space
         click.echo(f"{'Connected' if done.first else 'Connected again:'} project {project} ({done.project.title!r})")
-        click.echo(
-            f"  labels      {', '.join(space.labels)}  (<{space.tag} name={space.from_name!r}>, text: {space.text_key!r})"
-        )
+        for place, control in enumerate(spaces(space)):
+            what = f"(<{control.tag} name={control.from_name!r}>, text: {control.text_key!r})"
+            click.echo(f"  {'' if place else 'labels':<10}  {', '.join(control.labels)}  {what}")
+        if space.controls:
+            click.echo(
+                f"              each text is asked about {len(space.controls)} times; --option controls=NAME,... serves some"
+            )
         click.echo(f"  webhook     {done.url}/webhook (id {done.webhook_id})")
         click.echo(f"  ML backend  {done.url} (id {done.backend_id}, {title!r})")
         if done.project.options:
@@ -215,6 +221,8 @@ def connect(debug: bool, project: int, title: str, pairs: tuple[str, ...], hint:
             click.echo(
                 f"  hint        {'one line in the form, where a label is doubtful' if hint else 'none in the form'}"
             )
+        for finding in done.endpoints:
+            click.echo(f"  LLM         {finding.told()}")
         click.echo(f"  secrets     {connecting.secrets_place(settings)}")
         if done.doubt:
             click.echo(f"  note        Label Studio reaches it, this machine does not: {done.doubt}")

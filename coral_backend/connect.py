@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from coral_backend.exceptions import InputError, LabelStudioError, NotFoundError
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import parse_config
 from coral_backend.labelstudio.hint import is_shown, with_hint, without_hint
+from coral_backend.probe import Finding, probe
 from coral_backend.rounds import refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
@@ -45,6 +46,8 @@ class Connection:
         Whether CORAL did not know the project before.
     doubt : str or None
         Why this process could not reach `url` itself; Label Studio could.
+    endpoints : tuple of Finding
+        What the models of the LLM take, or why they cannot be asked; empty where no LLM is asked.
     """
 
     project: Project
@@ -53,6 +56,7 @@ class Connection:
     webhook_id: int
     first: bool
     doubt: str | None = None
+    endpoints: tuple[Finding, ...] = ()
 
 
 def connect(
@@ -67,6 +71,8 @@ def connect(
     hint: bool | None = None,
 ) -> Connection:
     """Read a project's label config, make the webhook, then the backend row; remove those of an older address of ours.
+
+    Last, the models of its LLM are asked one question each, if it is not known what they take.
 
     Parameters
     ----------
@@ -92,14 +98,11 @@ def connect(
     url = (public_url or settings.public_url).rstrip("/")
     theirs = their_project(client, project_id)
     config = str(theirs.get("label_config") or "")
-    parse_config(config)  # before anything is written
     known = next((project for project in store.projects() if project.id == project_id), None)
     merged = _merged(settings, known.options if known else {}, options or {})
+    parse_config(config, str(merged.get("controls") or settings.controls))  # before anything is written
     _set_hint(client, project_id, config, wanted=hint)
-    project = refresh_project(store, client, project_id)
-    if merged != dict(project.options):
-        store.save_project(replace(project, options=merged))
-        project = store.project(project_id)
+    project = refresh_project(store, client, project_id, controls=settings.controls, options=merged)
     secrets = secrets_for(settings)
     doubt = reach(url, settings.basic_auth_user, secrets)
     try:
@@ -121,7 +124,8 @@ def connect(
     if hint is not None:
         review.fill_hint(store, client, project)
     logger.info("project %d: connected to %s (backend %d, webhook %d)", project_id, url, backend_id, webhook_id)
-    return Connection(project, url, backend_id, webhook_id, first=known is None, doubt=doubt)
+    endpoints = tuple(probe(store, settings, project))
+    return Connection(project, url, backend_id, webhook_id, first=known is None, doubt=doubt, endpoints=endpoints)
 
 
 def _set_hint(client: LabelStudioClient, project_id: int, config: str, *, wanted: bool | None) -> None:

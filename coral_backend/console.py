@@ -80,6 +80,8 @@ def round_table(done: Round) -> Table:
     counts = f"{metrics.get('annotated', 0)} labelled, {metrics.get('abstained', 0)} abstained"
     table.add_row("tasks", f"{metrics.get('tasks', 0)} ({counts}), {metrics.get('human_labels', 0)} labelled by people")
     table.add_row("flags", _flags(metrics.get("flags", {})))
+    for name, told in (metrics.get("by_control") or {}).items():
+        table.add_row(Text(f"  {name}"), _of_control(told))
     table.add_row("agreement with people", _agreement(metrics.get("agreement", {})))
     pushed = metrics.get("pushed", {})
     table.add_row("pushed", f"{pushed.get('created', 0)} of {pushed.get('sent', 0)}{_dropped(pushed)}")
@@ -98,6 +100,11 @@ def round_table(done: Round) -> Table:
 def _flags(counts: Mapping[str, int]) -> Text:
     parts = [Text(f"{counts.get(str(flag), 0)} {flag}", style=FLAG_STYLES[str(flag)]) for flag in Flag]
     return Text(", ").join(parts)
+
+
+def _of_control(told: Mapping[str, Any]) -> Text:
+    """Return how one of several controls stands."""
+    return Text.assemble(_flags(told.get("flags", {})), f"; {_agreement(told.get('agreement', {}))}")
 
 
 def _agreement(found: Mapping[str, Any]) -> str:
@@ -121,6 +128,8 @@ def project_panel(found: ProjectStatus) -> RenderableType:
     facts.add_row("annotator", Text(f"{found.annotator or '-'}: {found.annotated} labels, {found.abstained} abstained"))
     facts.add_row("people", f"{found.human_labels} labels, {found.new_changes} changes not learned from yet")
     facts.add_row("flags", _flags(found.flags))
+    for name, told in found.controls.items():
+        facts.add_row(Text(f"  {name}"), _of_control(told))
     facts.add_row("version", Text(found.model_version))
     facts.add_row("tokens", f"{found.tokens['prompt']:,} prompt, {found.tokens['completion']:,} completion")
     facts.add_row("cost", _cost(found))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from coral_backend.controls import folder_name
 from coral_backend.settings import Settings
 from coral_backend.store import Store, checks
 from coral_backend.types import (
@@ -27,6 +28,7 @@ from coral_backend.types import (
     Floats,
     HumanLabel,
     Ints,
+    LabelSpace,
     Project,
     Round,
     RoundStatus,
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from strategies.review.verdict import Decision
 
 ARRAYS_FILE = "arrays.safetensors"
+
+UNLEARNED = "unlearned.txt"
+"""Says, in the folder of one of several controls, why nothing was learned of it."""
 
 
 class SLMAnswers(Protocol):
@@ -135,9 +140,10 @@ def tabulate(
     )
 
 
-def round_folder(settings: Settings, current: Round) -> Path:
-    """Return the folder of a round's files, made if it is missing."""
+def round_folder(settings: Settings, current: Round, control: str | None = None) -> Path:
+    """Return the folder of a round's files, made if it is missing; of one of several controls, that control's."""
     folder = _folder(settings, current)
+    folder = folder / folder_name(control) if control is not None else folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
@@ -168,11 +174,28 @@ def load_arrays(folder: Path) -> Arrays | None:
         return None
 
 
+def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round]:
+    """Return the newest done rounds of which models and predictions are kept; none that a rollback set aside is among them.
+
+    One that was set aside would take the place of an older one that counts, to which a person may want to go back.
+    """
+    counts = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and not r.set_aside]
+    return counts[: settings.keep_versions]
+
+
+def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
+    """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
+    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
+        round_folder(settings, current)
+    ]
+    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
+
+
 def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int:
-    """Remove models and arrays of all rounds but the serving, the newest done and the active ones; return how many."""
+    """Remove models and arrays of all rounds but the serving, the kept and the active ones; return how many."""
     rounds = store.rounds(project_id)
-    done = [r for r in rounds if r.status is RoundStatus.DONE][: settings.keep_versions]
-    keep = {r.id for r in done} | {r.id for r in rounds if r.finished_at is None}
+    kept = rounds_kept(settings, store, project_id)
+    keep = {r.id for r in kept} | {r.id for r in rounds if r.finished_at is None}
     keep |= {store.project(project_id).active_round or 0}
     removed = 0
     for current in rounds:

@@ -48,7 +48,8 @@ class Verified:
         if project.active_round is None:
             return None
         verdicts = {v.task_id: v for v in store.verdicts(project.id, project.active_round)}
-        arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, store.round(project.active_round)))
+        serving = store.round(project.active_round)
+        arrays = corpus_arrays.load_arrays(corpus_arrays.round_folder(settings, serving, project.control))
         if arrays is None or not verdicts:
             return None
         human, space = store.human_labels(project.id), project.label_space

@@ -25,6 +25,7 @@ from coral_backend.connect import reach, their_project
 from coral_backend.exceptions import CoralError, LabelStudioError, NotFoundError, SettingsError
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import config_hash
+from coral_backend.probe import remembered
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Project
@@ -351,10 +352,11 @@ def _project(
     yield _check(f"{name}: model", lambda: _model(settings, store, project))
     if {"annotator", "llm_model", "recorded_key"} & set(project.options):
         yield _check(f"{name}: annotator", lambda: _annotator(settings.with_options(project.options)))
+    yield from _takes(settings, store, project)
     if client is None:
         yield Check(f"{name}: Label Studio", Status.SKIP, "Label Studio cannot be asked.", "See above.")
         return
-    readable = _check(f"{name}: readable", lambda: _readable(client, project))
+    readable = _check(f"{name}: readable", lambda: _readable(settings, client, project))
     yield readable
     if readable.status is Status.FAIL:
         return
@@ -364,27 +366,42 @@ def _project(
     yield _check(f"{name}: last event", lambda: _last_event(store, project, now))
 
 
+def _takes(settings: Settings, store: Store, project: Project) -> Iterator[Check]:
+    """Say what is remembered of the LLM's models; to ask them costs a request."""
+    try:
+        findings = remembered(store, settings, project)
+    except CoralError:  # the check of the annotator says what is wrong
+        return
+    cure = f"Ask it once: coral connect --project {project.id}. Else the first texts of a round find it out."
+    for found in findings:
+        known = found.takes is not None
+        status = Status.OK if known else Status.WARN
+        yield Check(f"project {project.id}: LLM", status, f"{found.told()}.", None if known else cure)
+
+
 def _model(settings: Settings, store: Store, project: Project) -> tuple[Status, str, str | None]:
     if project.active_round is None:
         return Status.WARN, "No round has been finished yet.", f"Start one: coral round --project {project.id}."
-    from coral_backend.corpus_arrays import load_arrays, round_folder
+    from coral_backend.corpus_arrays import is_kept
     from coral_backend.rounds import model_folder
     from coral_backend.slm.model_files import read_model
 
     serving, again = store.round(project.active_round), f"Train again: coral round --project {project.id} --retrain."
     try:
-        read_model(model_folder(settings, serving))
+        for control in serving.metrics.get("controls") or (None,):  # those that something was learned of
+            read_model(model_folder(settings, serving, control))
     except CoralError as error:
         return Status.FAIL, f"Round {serving.name}: {_in_two(str(error))[0]}", again
-    if load_arrays(round_folder(settings, serving)) is None:
+    if not is_kept(settings, serving, project.label_space):
         return Status.FAIL, f"Round {serving.name}: the SLM's arrays are missing or damaged.", again
     return Status.OK, f"round {serving.name} ({project.model_version}), hashes right", None
 
 
-def _readable(client: LabelStudioClient, project: Project) -> tuple[Status, str, str | None]:
+def _readable(settings: Settings, client: LabelStudioClient, project: Project) -> tuple[Status, str, str | None]:
     theirs = their_project(client, project.id)
     found = f"{str(theirs.get('title'))!r}, {theirs.get('task_number', '?')} tasks"
-    if config_hash(str(theirs.get("label_config") or "")) != project.config_hash:
+    served = str(project.options.get("controls") or settings.controls)
+    if config_hash(str(theirs.get("label_config") or ""), served) != project.config_hash:
         cure = f"Start a new round: coral round --project {project.id}."
         return Status.WARN, f"{found}; the label config has changed since CORAL read it.", cure
     shown = theirs.get("model_version")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from coral_backend.llm.prices import PriceTable, host_of
 from coral_backend.llm.spend import total
 from coral_backend.llm.tokens import TokenCounter
 from coral_backend.questions import Questions
-from coral_backend.rounds import RoundRunner, Step, choose_demos, refresh_project, settings_of, sync_samples
+from coral_backend.rounds import Part, RoundRunner, Step, choose_demos, refresh_project, settings_of, sync_samples
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.types import Demo, LabelSpace, Project, Round, RoundStatus, Sample, Spend, Stage
@@ -49,6 +49,9 @@ USUAL_TEXT = 240
 MOST_WAVES = 50
 GROUP = 5_000
 """Questions whose replies are looked up at a time."""
+
+_Put: TypeAlias = tuple[Project, int, Question]
+"""A question, with the annotator's place and the project as its control has it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def estimate(
     project = store.project(project_id)
     if active is None or active.stage is Stage.SYNC:
         client = connect()
-        project = refresh_project(store, client, project_id)
+        project = refresh_project(store, client, project_id, controls=settings.controls)
         own = settings_of(settings, project, active or _next_round(store, project, retrain=retrain))
         sync_samples(store, client, own, project, lambda *_: None)
     current = active or _next_round(store, project, retrain=retrain)
@@ -153,8 +156,8 @@ def estimate(
     step = Step(project, current, Lease("", 0), own)
     runner = RoundRunner(store, own, connect)
     # The meter of a round would refuse a budget without a price; a dry run says so instead.
-    annotation = runner.draft(replace(step, settings=own.model_copy(update={"budget": None})))
-    return _priced(step, annotation, *_plan(runner, step, annotation))
+    parts = runner.drafts(replace(step, settings=own.model_copy(update={"budget": None})))
+    return _priced(step, parts, *_plan(step, parts))
 
 
 def _next_round(store: Store, project: Project, *, retrain: bool) -> Round:
@@ -167,10 +170,18 @@ def _next_round(store: Store, project: Project, *, retrain: bool) -> Round:
     return Round(0, project.id, number, revision, RoundStatus.PENDING, Stage.SYNC, project.config_hash)
 
 
-def _plan(runner: RoundRunner, step: Step, annotation: Annotation) -> tuple[int, Iterator[tuple[int, Question]]]:
-    """Return about how many samples is asked, and the questions with the annotator that each goes to."""
+def _plan(step: Step, parts: Sequence[Part]) -> tuple[int, Iterator[_Put]]:
+    """Return about how many samples is asked, and the questions about all controls with the annotator that each goes to."""
     if step.round.stage not in (Stage.SYNC, Stage.ANNOTATE):
         return 0, iter(())
+    plans = [(part, *_plan_of(part.runner, part.step, part.annotation)) for part in parts]
+    asked = {sample.task_id for _, todo, _ in plans for sample in todo}
+    return len(asked), ((part.step.project, *one) for part, _, put in plans for one in put)
+
+
+def _plan_of(
+    runner: RoundRunner, step: Step, annotation: Annotation
+) -> tuple[Sequence[Sample], Iterator[tuple[int, Question]]]:
     todo, _, _ = runner.unanswered(step).count()
     first, demos = _demos(runner, step, annotation)
     early = {sample.task_id for sample in first}
@@ -185,7 +196,7 @@ def _plan(runner: RoundRunner, step: Step, annotation: Annotation) -> tuple[int,
         for wave in _waves(annotation, rest, step.settings.seed):
             yield from _questions(questions, wave)
 
-    return len(todo), put()
+    return todo, put()
 
 
 def _questions(questions: Questions, asks: Sequence[tuple[Sample, Ask]]) -> Iterator[tuple[int, Question]]:
@@ -241,7 +252,10 @@ class _Tally:
     answer_tokens: float = 0.0
 
 
-def _priced(step: Step, annotation: Annotation, asked: int, questions: Iterable[tuple[int, Question]]) -> Estimate:
+def _priced(step: Step, parts: Sequence[Part], asked: int, questions: Iterable[_Put]) -> Estimate:
+    annotation = max(
+        (part.annotation for part in parts), key=lambda one: len(one.annotators)
+    )  # the others ask its first
     store, settings = annotation.store, step.settings
     prices = PriceTable.load(settings.prices)
     names = list(dict.fromkeys(annotator.name for annotator in annotation.annotators))
@@ -265,7 +279,7 @@ def _priced(step: Step, annotation: Annotation, asked: int, questions: Iterable[
     )
     if not annotation.annotators[0].is_llm:
         return replace(found, notes=(f"{names[0]} is no LLM behind an endpoint: it costs nothing.",))
-    tallies = _counted(step, annotation, questions)
+    tallies = _counted(annotation, questions)
     links = tuple(_link(tally, prices) for tally in tallies)
     endpoint = tallies[0].annotator.endpoint
     live, batched = _sum(link.live_cost for link in links), _sum(link.batch_cost for link in links)
@@ -285,31 +299,32 @@ def _priced(step: Step, annotation: Annotation, asked: int, questions: Iterable[
         spent=spent.cost,
         links=links,
     )
-    return replace(found, notes=tuple(_notes(found, prices, tallies, guessed=annotation.strategy.waits)))
+    guessed = any(part.annotation.strategy.waits for part in parts)
+    return replace(found, notes=tuple(_notes(found, prices, tallies, guessed=guessed)))
 
 
-def _counted(step: Step, annotation: Annotation, questions: Iterable[tuple[int, Question]]) -> list[_Tally]:
+def _counted(annotation: Annotation, questions: Iterable[_Put]) -> list[_Tally]:
     """Count what each annotator would be asked, without what was asked before."""
     tallies = [_tally(annotation, cast("OpenAIAnnotator", one)) for one in annotation.annotators]
     seen: set[str] = set()
-    waiting: dict[str, tuple[_Tally, Question]] = {}
+    waiting: dict[str, tuple[Project, _Tally, Question]] = {}
 
     def count() -> None:
         for key in waiting.keys() - annotation.store.replies.find(waiting.keys()).keys():
-            tally, question = waiting[key]
+            project, tally, question = waiting[key]
             tally.requests += 1
             tally.prompt_tokens += tally.counter.count(question.prompt.messages(question.sample.text))
-            tally.answer_tokens += _answer_tokens(step.project, tally.annotator.endpoint, tally.past)
+            tally.answer_tokens += _answer_tokens(project, tally.annotator.endpoint, tally.past)
         waiting.clear()
 
-    for place, question in questions:
+    for project, place, question in questions:
         if abstained(question.sample, "") is not None:
             continue
         tally = tallies[place]
         key = tally.annotator.keys.of(question, question.prompt.messages(question.sample.text))
         if key not in seen:
             seen.add(key)
-            waiting[key] = (tally, question)
+            waiting[key] = (project, tally, question)
             if len(waiting) >= GROUP:
                 count()
     count()

@@ -209,11 +209,9 @@ def sweep(project_id: int) -> int:
     """
     with _context() as (settings, store):
         store.replies.forget(REPLIES_KEPT_SECONDS)
-        done = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and r.model_version]
+        kept = corpus_arrays.rounds_kept(settings, store, project_id)
         corpus_arrays.remove_old_folders(settings, store, project_id)
-        keep = {str(r.model_version) for r in done[: settings.keep_versions]} | {
-            store.project(project_id).model_version
-        }
+        keep = {r.model_version for r in kept if r.model_version} | {store.project(project_id).model_version}
         keep |= {other_version(version) for version in keep}
         return client_for(settings).delete_old_predictions(project_id, keep, SWEEP_BATCH)
 

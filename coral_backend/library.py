@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any
 from coral_backend import connect as connecting
 from coral_backend import export as exporting
 from coral_backend.connect import Connection
+from coral_backend.controls import project_of, spaces
 from coral_backend.effects import Effect, changes, effect_of, round_named
 from coral_backend.estimate import Estimate, estimate
 from coral_backend.exceptions import ConflictError, NotFoundError
 from coral_backend.export import Export, Row
 from coral_backend.gold_check import PER_SLICE, GoldCheck, draw_check
 from coral_backend.jobs import client_for
-from coral_backend.labels import SPANS, write_spans
+from coral_backend.labels import SEVERAL, SPANS, write_controls, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tasks import sample_from_task
 from coral_backend.launch import begin_round, change_round
@@ -41,7 +42,7 @@ from coral_backend.rounds import RoundRunner, Watch, model_folder, refresh_proje
 from coral_backend.settings import Settings
 from coral_backend.status import ProjectStatus, status_of
 from coral_backend.store import Store
-from coral_backend.types import Change, Project, Round, RoundStatus, Sample, Source, Verdict
+from coral_backend.types import Change, LabelSpace, Project, Round, RoundStatus, Sample, Source, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -320,7 +321,8 @@ class Coral:
 
         names = exporting.columns(self.store, self.project_id)
         frame = pd.DataFrame(list(self.rows(clean_only=clean_only)), columns=names)
-        types = {name: "Int64" if kind is int else "float64" for name, kind in exporting.KINDS.items()}
+        kinds = {name: exporting.kind_of(name) for name in names}
+        types = {name: "Int64" if kind is int else "float64" for name, kind in kinds.items() if kind is not str}
         return frame.astype(types).set_index("task_id")
 
     def rows(self, *, clean_only: bool = False) -> Iterator[Row]:
@@ -425,7 +427,7 @@ class Coral:
             return self.store.project(self.project_id)
         except NotFoundError:
             connecting.their_project(self.client, self.project_id)
-            return refresh_project(self.store, self.client, self.project_id)
+            return refresh_project(self.store, self.client, self.project_id, controls=self.settings.controls)
 
     def _serving_round(self, project: Project) -> Round:
         """Return the round that serves; its labels, and its model's class numbers, are of the config it was run under."""
@@ -465,16 +467,31 @@ class Coral:
     def _ask_slm(self, project: Project, serving: Round, samples: Sequence[Sample]) -> list[Prediction]:
         if not samples:
             return []
-        folder = model_folder(settings_for(self.settings, project), serving)
-        if project.label_space.kind == SPANS:
-            return _ask_for_spans(folder, samples)
+        whole = project.label_space
+        said = {space.from_name: self._ask_one(project_of(project, space), serving, samples) for space in spaces(whole)}
+        return [self._joined(whole, dict(zip(said, row, strict=True))) for row in zip(*said.values(), strict=True)]
+
+    def _ask_one(self, project: Project, serving: Round, samples: Sequence[Sample]) -> list[Prediction]:
         from coral_backend.slm.engine import Model  # torch, only where it is needed
 
+        if project.control is not None and project.control not in serving.metrics.get("controls", {}):
+            return [Prediction(None, None, None, f"nothing was learned of {project.control}")] * len(samples)
+        folder = model_folder(settings_for(self.settings, project), serving, project.control)
+        if project.label_space.kind == SPANS:
+            return _ask_for_spans(folder, samples)
         model = Model.load(folder)
         probs, _ = model.predict([sample.text for sample in samples])
         best = probs.argmax(axis=1)
         labels = project.label_space.labels
         return [Prediction(labels[k], round(float(row[k]), 6), Source.SLM) for k, row in zip(best, probs, strict=True)]
+
+    def _joined(self, space: LabelSpace, said: Mapping[str, Prediction]) -> Prediction:
+        """Return what the controls say together, as sure as the least sure; of one control, what it says."""
+        if space.kind != SEVERAL:
+            return next(iter(said.values()))
+        known = {name: one for name, one in said.items() if one.label is not None}
+        label = write_controls({name: one.label for name, one in known.items()}, list(said))
+        return Prediction(label, min(one.score for one in known.values() if one.score is not None), Source.SLM)
 
 
 def _ask_for_spans(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:

@@ -25,6 +25,11 @@ LISTED_BY_NEIGHBOURS = 50
 """So many verified samples near a text say which labels its prompt lists."""
 
 
+def wants_logprobs(settings: Settings) -> bool:
+    """Say whether questions ask for log-probabilities, where the endpoint gives them."""
+    return settings.llm_confidence in ("auto", "logprobs")
+
+
 class Questions:
     """Puts the questions of one round.
 
@@ -62,11 +67,11 @@ class Questions:
     def about(self, asks: Iterable[tuple[Sample, Ask]]) -> Iterator[Question]:
         """Yield the question to each sample, in their order."""
         settings, asks = self._settings, iter(asks)
-        wants_logprobs = settings.llm_confidence in ("auto", "logprobs")
+        logprobs = wants_logprobs(settings)
         while batch := list(itertools.islice(asks, QUERIES)):
             for (sample, ask), prompt in zip(batch, self._prompts(batch), strict=True):
                 warm = SAMPLING_TEMPERATURE if ask.draw else 0.0
-                yield Question(sample, prompt, draw=ask.draw, temperature=warm, logprobs=wants_logprobs)
+                yield Question(sample, prompt, draw=ask.draw, temperature=warm, logprobs=logprobs)
 
     def with_demos(self, demos: Sequence[Demo]) -> Questions:
         """Return the same with other demonstrations for texts that have none of their own."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from coral_backend.controls import human_label_of, verdict_of
 from coral_backend.exceptions import LabelStudioError
-from coral_backend.labelstudio import columns, hint
+from coral_backend.labels import SEVERAL, write_controls
+from coral_backend.labelstudio import columns, control_columns, hint
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.instruction import add_instruction
 from coral_backend.labelstudio.tabs import assert_tabs
@@ -75,9 +77,9 @@ def show(
         If Label Studio is away. A refusal of columns or instruction is logged: tabs work without them.
     """
     ask_again(store, project, verdicts)
-    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config))
+    values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
     looks = _look_values(project.label_space, store.second_looks(project.id))
-    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: slices or {}}
+    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: dict(slices or {})}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
     _instruct(store, client, project)
@@ -92,9 +94,8 @@ def show_some(
     slices: Mapping[int, columns.Value] | None = None,
 ) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
-    values = columns.fields(verdicts, space=project.label_space, hint=hint.is_shown(project.label_config)) | {
-        columns.SLICE: slices or {}
-    }
+    values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
+    values = {**values, columns.SLICE: dict(slices or {})}
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -102,8 +103,9 @@ def fill_hint(store: Store, client: LabelStudioClient, project: Project) -> None
     """Write the hint of every task of the serving round, or empty it where the form shows none any more."""
     if project.active_round is None:
         return  # the first push does it
-    verdicts, space = store.verdicts(project.id, project.active_round), project.label_space
-    values = columns.fields(verdicts, space=space, hint=hint.is_shown(project.label_config))
+    values = control_columns.fields(
+        project.label_space, store.verdicts(project.id, project.active_round), hint=hint.is_shown(project.label_config)
+    )
     columns.write(client, project.id, {columns.HINT: values[columns.HINT]}, keep=_taken(project))
 
 
@@ -159,10 +161,24 @@ def ask_again(store: Store, project: Project, verdicts: Iterable[Verdict]) -> li
 
 
 def _look(project: Project, verdict: Verdict, human: HumanLabel) -> SecondLook | None:
+    """Return the question to the person who gave `human`, or None; of several controls, about the one that is doubted most."""
+    if project.label_space.kind != SEVERAL:
+        return _look_at(project.label_space, verdict, human)
+    looks = []
+    for space in project.label_space.controls:
+        name = space.from_name
+        look = _look_at(space, verdict_of(verdict, space), human_label_of(human, name))
+        if look is not None:
+            said, theirs = (write_controls({name: label}, [name]) for label in (look.label, look.machine_label))
+            looks.append(replace(look, label=said, machine_label=theirs))
+    return max(looks, key=lambda look: look.score, default=None)
+
+
+def _look_at(space: LabelSpace, verdict: Verdict, human: HumanLabel) -> SecondLook | None:
     said, score = verdict.slm_label, verdict.slm_score
     if said is None or score is None or human.label is None or human.ground_truth:
         return None
-    if said != verdict.llm_label or said == human.label or score < SURE or not project.label_space.allows(human.label):
+    if said != verdict.llm_label or said == human.label or score < SURE or not space.allows(human.label):
         return None
     return SecondLook(verdict.task_id, human.label, human.annotation_id, human.updated_at, said, score)
 
@@ -179,8 +195,8 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
 def _look_values(space: LabelSpace, looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     for look in looks:  # by task and time: a question that stands is the last one
-        person, machine = space.shown(look.label), space.shown(look.machine_label)
-        said = columns.unmarked(f"Person: {person} · {columns.ASKED} {machine}")
+        theirs, ours = space.shown(look.label), space.shown(look.machine_label)
+        said = columns.unmarked(f"Person: {theirs} · {columns.ASKED} {ours}")
         asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
         found[look.task_id] = "" if look.looked_at is not None else asked
     return found

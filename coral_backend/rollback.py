@@ -75,7 +75,7 @@ def roll_back(
     target = round_named(store, project_id, name)
     with _alone(store, project_id) as lease:
         client = connect()
-        project = refresh_project(store, client, project_id)
+        project = refresh_project(store, client, project_id, controls=settings.controls)
         version = _refuse(project, target)
         verdicts = store.verdicts(project_id, target.id)
         pushed = client.push_predictions(project_id, prediction_rows(project.label_space, version, verdicts))
@@ -85,7 +85,7 @@ def roll_back(
         slices = slice_column(store, project_id, target.id)
         review.show(store, client, project, version, verdicts, slices=slices)
         own = settings_for(settings, project)
-        model_kept = corpus_arrays.load_arrays(corpus_arrays.round_folder(own, target)) is not None
+        model_kept = corpus_arrays.is_kept(own, target, project.label_space)
         judged = {verdict.task_id: verdict.content_hash for verdict in verdicts}  # None: of an older CORAL
         readable = (sample for sample in store.samples(project_id) if sample.problem is None)
         new = [s for s in readable if judged.get(s.task_id, "") not in (None, s.content_hash)]

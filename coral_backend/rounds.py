@@ -14,15 +14,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from coral_backend import corpus_arrays, review
-from coral_backend.annotate import Annotation, FirstLook, known_from_round, make_strategy, make_team
+from coral_backend.annotate import Annotation, FirstLook, Report, known_from_round, make_strategy, make_team
 from coral_backend.batches import BatchDesk, told_of
+from coral_backend.controls import agreed_pairs, demos_of, joined_demos, project_of, spaces, verdict_of
+from coral_backend.controls import settings_of as settings_of_control
 from coral_backend.costs import meter_for
 from coral_backend.demos import Neighbours, Verified, choose_demos
 from coral_backend.exceptions import (
@@ -40,17 +42,18 @@ from coral_backend.exceptions import (
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
 from coral_backend.kinds import features_of as features_of_kind
-from coral_backend.labels import SINGLE, SPANS, span_f1
+from coral_backend.labels import SEVERAL, SINGLE, SPANS, span_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
-from coral_backend.labelstudio.control_tags import config_hash, parse_config
+from coral_backend.labelstudio.control_tags import ALL, parse_config, space_hash
 from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
-from coral_backend.llm.base import Embed
+from coral_backend.llm.base import Annotator, Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
 from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
+from coral_backend.store.controls import view_of
 from coral_backend.task_prompt import prompt_for
 from coral_backend.types import (
     Answer,
@@ -78,6 +81,8 @@ MOST_NAMED = 50
 """So many tasks whose text speaks to the model are named in a round's metrics."""
 SPAN_TOKENS = 1_024
 """Longest answer asked for where it is a list of spans, unless another is set."""
+ASKING = "asking"
+"""Under this name a round's progress has where the last chunk of questions ended; of several controls, with each one's name."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -100,10 +105,12 @@ class Step:
 
 def settings_for(settings: Settings, project: Project) -> Settings:
     """Return the process's settings with the project's own options on top, and what its kind of answers needs instead of defaults."""
-    if project.label_space.kind != SPANS:
+    space = project.label_space
+    if SPANS not in {space.kind, *(control.kind for control in space.controls)}:
         return settings.with_options(project.options)
     # Spans have no classes to take examples from in turn, and their answers are lists.
-    found = settings.with_options({"demonstration": "retrieval", **project.options})
+    usual_way = {"demonstration": "retrieval"} if space.kind == SPANS else {}
+    found = settings.with_options({**usual_way, **project.options})
     usual = Settings.model_fields["llm_max_tokens"].default
     return found.model_copy(update={"llm_max_tokens": SPAN_TOKENS}) if found.llm_max_tokens == usual else found
 
@@ -122,6 +129,15 @@ def waits_until(current: Round) -> float:
 def round_lease(round_id: int) -> str:
     """Return the name of the lease that the worker of a round holds."""
     return f"round-{round_id}"
+
+
+@dataclass
+class Part:
+    """How a round asks about one control: all of it, where there is one."""
+
+    runner: RoundRunner
+    step: Step
+    annotation: Annotation
 
 
 class RoundRunner:
@@ -253,7 +269,7 @@ class RoundRunner:
     def _sync(self, step: Step) -> Stage:
         """Read label config, tasks and annotations from Label Studio."""
         client, project_id = self._connect(), step.project.id
-        project = refresh_project(self.store, client, project_id)
+        project = refresh_project(self.store, client, project_id, controls=self.settings.controls)
         self.store.update_round(step.round.id, step.lease, config_hash=project.config_hash)
         report = self._reporter(step)
         seen = sync_samples(self.store, client, step.settings, project, report)
@@ -263,21 +279,16 @@ class RoundRunner:
 
     def _annotate(self, step: Step) -> Stage:
         """Ask the annotators the next questions, until the strategy has decided about every sample."""
-        annotation = self._annotation(step)
+        parts = self._parts(step)
         in_batches = (
             step.settings.batch and step.round.revision == 0
         )  # people wait for a retraining, and it asks little
-        if in_batches and not self._collected(step, annotation):
+        if in_batches and not self._collected(step, parts):
             return Stage.ANNOTATE
-        if not in_batches and self._called_back(step, annotation):
+        if not in_batches and self._called_back(step, parts):
             return Stage.ANNOTATE
         try:
-            if in_batches or annotation.strategy.waits:
-                todo, left, total = self.unanswered(step).count()
-                limit = left if in_batches else step.settings.annotate_chunk
-                finished = annotation.advance(todo, total, limit, self._reporter(step))
-            else:
-                finished = self._ask_some(step, annotation)
+            finished = self._ask(step, parts, in_batches=in_batches)
         except BudgetError:
             if not self._waits_for_batches(step):  # else what those really take may leave some
                 raise
@@ -287,7 +298,7 @@ class RoundRunner:
         links = self.store.opinions.usage(step.project.id, step.round.number)
         orders = [s.task_id for s in self._all_samples(step) if gives_orders(s.text)]
         told = {
-            "task_strategy": annotation.questions.strategy.name,
+            "task_strategy": ", ".join(dict.fromkeys(part.annotation.questions.strategy.name for part in parts)),
             "links": links,
             "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]},
         }
@@ -295,20 +306,60 @@ class RoundRunner:
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
         return Stage.DISTIL
 
-    def _annotation(self, step: Step) -> Annotation:
-        """Return who is asked in this round, how, and in which words; the demonstrations are chosen first."""
-        annotation = self.draft(step)
-        demos = self._demos(step, annotation)
-        annotation.questions = annotation.questions.with_demos(demos)
-        return annotation
+    def _ask(self, step: Step, parts: Sequence[Part], *, in_batches: bool) -> bool:
+        """Ask the next questions about each control; say whether nothing is left to ask."""
+        finished = True
+        for part in parts:
+            report = self._reporter(step)
+            told = _Beside(report, part.step.project.control, len(parts), self.store.round(step.round.id).progress)
+            finished &= part.runner._ask_of(part.step, part.annotation, told, in_batches=in_batches)
+            if part.step.project.control is not None:
+                progress = {**self.store.round(step.round.id).progress, "asked": told.asked}
+                self.store.update_round(step.round.id, step.lease, progress=progress)
+        return finished
 
-    def draft(self, step: Step) -> Annotation:
-        """Return who is asked in this round and how, before there are demonstrations; nobody is asked yet."""
+    def _ask_of(self, step: Step, annotation: Annotation, report: Report, *, in_batches: bool) -> bool:
+        if in_batches or annotation.strategy.waits:
+            todo, left, total = self.unanswered(step).count()
+            limit = left if in_batches else step.settings.annotate_chunk
+            return annotation.advance(todo, total, limit, report)
+        return self._ask_some(step, annotation, report)
+
+    def _parts(self, step: Step) -> list[Part]:
+        """Return who is asked about each control in this round, how, and in which words; the demonstrations are chosen first."""
+        parts = self.drafts(step)
+        demos = self._demos(step, parts)
+        for part in parts:
+            control = part.step.project.control
+            own = demos if control is None else demos_of(demos, control)
+            part.annotation.questions = part.annotation.questions.with_demos(own)
+        return parts
+
+    def drafts(self, step: Step) -> list[Part]:
+        """Return who is asked about each control and how, before there are demonstrations; nobody is asked yet."""
+        embed, views = lazy_embed(step.settings), self._views(step)
+        meter = meter_for(self.store, step.settings, step.project, step.round)
+        asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
+        team = make_team(next(asks_more, step.settings), embed, self.store.replies, meter)
+        return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
+
+    def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
+        """Return the step as it is for each of several controls alone; as it is, where there is one."""
+        whole, views = step.project, []
+        if not whole.label_space.controls:
+            return [(self, step)]
+        for space in whole.label_space.controls:
+            project = project_of(whole, space)
+            own = replace(step.round, demos=demos_of(step.round.demos, space.from_name))
+            view = Step(project, own, step.lease, settings_of_control(step.settings, project))
+            store = view_of(self.store, whole, space)
+            views.append((RoundRunner(store, self.settings, self._connect, watch=self._watch), view))
+        return views
+
+    def _draft(self, step: Step, team: Sequence[Annotator], embed: Embed) -> Annotation:
         settings, project = step.settings, step.project
-        embed = lazy_embed(settings)
-        meter = meter_for(self.store, settings, project, step.round)
-        team = make_team(settings, embed, self.store.replies, meter)
-        strategy = make_strategy(settings, team, project.label_space)
+        asked = team[:1] if settings.annotation == "single" else team
+        strategy = make_strategy(settings, asked, project.label_space)
         known = known_from_round(self.store, settings, project) if strategy.uses_small_model else {}
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         questions = Questions(settings, project, (), embed=embed, neighbours=neighbours, is_llm=team[0].is_llm)
@@ -317,7 +368,7 @@ class RoundRunner:
             project,
             step.round.number,
             step.lease,
-            team,
+            asked,
             strategy,
             questions,
             known,
@@ -329,22 +380,23 @@ class RoundRunner:
         if step.project.active_round is not None or step.project.label_space.kind != SINGLE:
             return None
         samples = [s for s in self.store.samples(step.project.id) if s.problem is None]
-        folder = corpus_arrays.round_folder(step.settings, step.round)
+        folder = corpus_arrays.round_folder(step.settings, step.round, step.project.control)
         return FirstLook(samples, step.project.label_space.labels, embed, folder, step.settings.seed)
 
-    def _collected(self, step: Step, annotation: Annotation) -> bool:
-        """Have `annotation` ask in batches, after those that ended were read; False if any had, and the meter must begin anew."""
+    def _collected(self, step: Step, parts: Sequence[Part]) -> bool:
+        """Have all be asked in batches, after those that ended were read; False if any had, and the meter must begin anew."""
         desk = BatchDesk(self.store, step.settings, step.project, step.round, step.lease)
-        if desk.collect(annotation.annotators):
+        if desk.collect(_widest(parts)):
             return False
-        annotation.annotators = [desk.clerk(annotator) for annotator in annotation.annotators]
+        for part in parts:
+            part.annotation.annotators = [desk.clerk(annotator) for annotator in part.annotation.annotators]
         return True
 
-    def _called_back(self, step: Step, annotation: Annotation) -> bool:
+    def _called_back(self, step: Step, parts: Sequence[Part]) -> bool:
         """Cancel the batches of a round that was told to go on live; False if there are none."""
         if not any(batch.open for batch in self.store.ledger.batches(step.round.id)):
             return False
-        BatchDesk(self.store, step.settings, step.project, step.round, step.lease).end(annotation.annotators)
+        BatchDesk(self.store, step.settings, step.project, step.round, step.lease).end(_widest(parts))
         self._waits_for_batches(step)
         return True
 
@@ -402,7 +454,7 @@ class RoundRunner:
     def _push(self, step: Step) -> None:
         """Push the verdicts as predictions of one new version, select it, and put the review tabs right."""
         client, project_id = self._connect(), step.project.id
-        project = refresh_project(self.store, client, project_id)
+        project = refresh_project(self.store, client, project_id, controls=self.settings.controls)
         if project.config_hash != step.round.config_hash:
             self.store.set_round_status(
                 step.round.id,
@@ -452,45 +504,57 @@ class RoundRunner:
 
     # --- annotate ---------------------------------------------------------------------------------------------
 
-    def _ask_some(self, step: Step, annotation: Annotation) -> bool:
+    def _ask_some(self, step: Step, annotation: Annotation, report: Report) -> bool:
         """Ask about the next samples; return whether none is left.
 
         Where the last chunk ended is in the round's progress, so that what lies before is not read again, but for once at the
         end: a text may have been changed meanwhile.
         """
         unanswered, limit = self.unanswered(step), step.settings.annotate_chunk
+        key = ASKING if step.project.control is None else f"{ASKING} {step.project.control}"
         progress = self.store.round(step.round.id).progress
-        asking = dict(progress.get("asking") or {})
+        asking = dict(progress.get(key) or {})
         todo = unanswered.first(limit, after=asking["after"]) if asking else []
         at_the_end = not todo
         if at_the_end:
             todo, asking["left"], asking["total"] = unanswered.count(limit)
         asking["after"] = todo[0].task_id - 1 if todo else 0
-        self.store.update_round(step.round.id, step.lease, progress={**progress, "asking": asking})
+        self.store.update_round(step.round.id, step.lease, progress={**progress, key: asking})
         beyond = max(0, asking["left"] - len(todo))
-        finished = annotation.advance(todo, asking["total"], limit, self._reporter(step), beyond=beyond)
+        finished = annotation.advance(todo, asking["total"], limit, report, beyond=beyond)
         progress = self.store.round(step.round.id).progress
         asking["left"] = beyond + len(todo) - annotation.decided
-        self.store.update_round(step.round.id, step.lease, progress={**progress, "asking": asking})
+        self.store.update_round(step.round.id, step.lease, progress={**progress, key: asking})
         return finished and at_the_end
 
     def unanswered(self, step: Step) -> Unanswered:
         """Return what tells which samples this round must still ask about."""
         return Unanswered(self.store, step.project, step.round)
 
-    def _demos(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
-        """Return the round's demonstrations; they are chosen once and kept with it."""
-        if step.round.demos or "demos_chosen" in step.round.progress or step.settings.n_demos == 0:
+    def _demos(self, step: Step, parts: Sequence[Part]) -> tuple[Demo, ...]:
+        """Return the round's demonstrations, of all controls; they are chosen once and kept with it."""
+        none_wanted = all(part.step.settings.n_demos == 0 for part in parts)
+        if step.round.demos or "demos_chosen" in step.round.progress or none_wanted:
             return step.round.demos
-        if step.project.active_round is None:
-            demos = self._self_labelled(step, annotation) if annotation.annotators[0].is_llm else ()
-        elif step.round.revision:
-            demos = self.store.round(step.project.active_round).demos
+        if step.project.label_space.kind == SEVERAL:
+            names = [space.from_name for space in step.project.label_space.controls]
+            chosen = [part.runner._chosen(part.step, part.annotation) for part in parts]
+            demos = joined_demos(dict(zip(names, chosen, strict=True)))
         else:
-            demos = choose_demos(self.store, step.settings, step.project)
+            demos = self._chosen(step, parts[0].annotation)
         progress = {**self.store.round(step.round.id).progress, "demos_chosen": len(demos)}
         step.round = self.store.update_round(step.round.id, step.lease, demos=demos, progress=progress)
-        return tuple(demos)
+        return demos
+
+    def _chosen(self, step: Step, annotation: Annotation) -> tuple[Demo, ...]:
+        """Choose the demonstrations of a round for one control."""
+        if step.settings.n_demos == 0:
+            return ()
+        if step.project.active_round is None:
+            return self._self_labelled(step, annotation) if annotation.annotators[0].is_llm else ()
+        if step.round.revision:
+            return self.store.round(step.project.active_round).demos
+        return choose_demos(self.store, step.settings, step.project)
 
     def _all_samples(self, step: Step) -> Iterator[Sample]:
         """Yield every sample, without holding more than some of them."""
@@ -534,6 +598,38 @@ class RoundRunner:
         return Reporter(self.store, step, self._watch)
 
 
+class _Beside:
+    """Tells what is done about one of several controls as a part of all; what is done about the others stays as it is.
+
+    Parameters
+    ----------
+    control : str or None
+        None where there is one: then it tells just that.
+    controls : int
+        How many there are.
+    progress : mapping
+        The round's.
+
+    Attributes
+    ----------
+    asked : dict
+        Control -> how many of its questions are answered, and how many there are; of those that were asked so far.
+    """
+
+    def __init__(self, report: Report, control: str | None, controls: int, progress: Mapping[str, Any]) -> None:
+        self._report, self._control, self._controls = report, control, controls
+        self.asked: dict[str, list[int]] = dict(progress.get("asked") or {})
+
+    def __call__(self, done: int, total: int, detail: Mapping[str, Any], *, last: bool = False) -> None:
+        if self._control is None:
+            self._report(done, total, detail, last=last)
+            return
+        self.asked[self._control] = [done, total]
+        all_done, known = (sum(numbers) for numbers in zip(*self.asked.values(), strict=True))
+        unknown = total * (self._controls - len(self.asked))  # taken to be as many
+        self._report(all_done, known + unknown, {**detail, "control": self._control}, last=last)
+
+
 class Reporter:
     """Writes the progress of a stage into the store, at most once a second, and tells the watcher every time.
 
@@ -558,19 +654,28 @@ class Reporter:
         self._store.update_round(self._step.round.id, self._step.lease, progress=progress)
 
 
-def refresh_project(store: Store, client: LabelStudioClient, project_id: int) -> Project:
-    """Read title and label config from Label Studio into the store, and return the project."""
+def refresh_project(
+    store: Store,
+    client: LabelStudioClient,
+    project_id: int,
+    *,
+    controls: str = ALL,
+    options: Mapping[str, Any] | None = None,
+) -> Project:
+    """Read title and label config from Label Studio into the store, and return the project.
+
+    Parameters
+    ----------
+    controls : str
+        Which controls the process's settings have served; the project's own option wins.
+    options : mapping or None
+        The project's own settings from now on; None keeps those it has.
+    """
     theirs = client.project(project_id)
-    space = parse_config(theirs["label_config"])
     ours = next((p for p in store.projects() if p.id == project_id), None)
-    fresh = Project(
-        project_id,
-        theirs["title"],
-        theirs["label_config"],
-        config_hash(theirs["label_config"]),
-        space,
-        options=ours.options if ours else {},
-    )
+    own = options if options is not None else ours.options if ours else {}
+    space = parse_config(theirs["label_config"], str(own.get("controls") or controls))
+    fresh = Project(project_id, theirs["title"], theirs["label_config"], space_hash(space), space, options=dict(own))
     store.save_project(fresh)
     return store.project(project_id)
 
@@ -638,7 +743,8 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
     verified = Verified.read(store, settings, project)
     if verified is None:
         return None
-    folder, width = model_folder(settings, store.round(project.active_round)), verified.features.shape[1]
+    serving = store.round(project.active_round)
+    folder, width = model_folder(settings, serving, project.control), verified.features.shape[1]
 
     def features_of(texts: Sequence[str]) -> Floats:
         try:
@@ -653,22 +759,33 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
 def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
     """Return the model version: the round's name and a digest of all that is pushed (same labels, same version)."""
     facts = sorted(
-        (v.task_id, v.prediction_label, _rounded(v.prediction_score), str(v.flag), *_region_scores(v)) for v in verdicts
+        (v.task_id, v.prediction_label, _rounded(v.prediction_score), str(v.flag), *_of_parts(v)) for v in verdicts
     )
     digest = hashlib.sha256(json.dumps([current.config_hash, facts]).encode()).hexdigest()
     return f"coral-r{current.name}-{digest[:6]}"
 
 
-def _region_scores(verdict: Verdict) -> list[str]:
-    """Return what regions of their own are pushed with; nothing where the task has one."""
-    return [f"{d.name} {d.label} {_rounded(d.score)}" for d in verdict.details if d.words]
+def _of_parts(verdict: Verdict) -> list[Any]:
+    return [[d.name, d.label, _rounded(d.score), _rounded(d.prediction_score), str(d.flag)] for d in verdict.details]
 
 
 def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Return the round's counts as they are stored in its metrics."""
+    """Return the round's counts as they are stored in its metrics; those of each control too, where there are several."""
+    found = _summary(store, project, verdicts)
+    if project.label_space.kind == SEVERAL:
+        found["by_control"] = {
+            space.from_name: _summary(
+                view_of(store, project, space), project_of(project, space), [verdict_of(v, space) for v in verdicts]
+            )
+            for space in spaces(project.label_space)
+        }
+    return found
+
+
+def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     answers = store.llm_labels(project.id)
-    human = store.human_labels(project.id)
-    checked = [(human[v.task_id].label, v) for v in verdicts if v.task_id in human]
+    human, space = store.human_labels(project.id), project.label_space
+    checked = [pair for v in verdicts if v.task_id in human for pair in agreed_pairs(space, human[v.task_id].label, v)]
     flags = Counter(str(v.flag) for v in verdicts)
     return {
         "tasks": len(store.samples(project.id)),
@@ -679,17 +796,17 @@ def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict
         "human_labels": len(human),
         "agreement": {
             "n": len(checked),
-            "llm": _share([label == v.llm_label for label, v in checked]),
-            "slm": _share([label == v.slm_label for label, v in checked]),
+            "llm": _share([said == llm for said, llm, _ in checked]),
+            "slm": _share([said == slm for said, _, slm in checked]),
             **(_span_f1(project, checked) if project.label_space.kind == SPANS else {}),
         },
     }
 
 
-def _span_f1(project: Project, checked: Sequence[tuple[str | None, Verdict]]) -> dict[str, Any]:
+def _span_f1(project: Project, checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, Any]:
     """Return the F1 of the LLM's and the SLM's exact spans against people's, over all labels and of each."""
-    people = [label for label, _ in checked]
-    said = {who: [getattr(v, f"{who}_label") for _, v in checked] for who in ("llm", "slm")}
+    people = [label for label, *_ in checked]
+    said = {"llm": [llm for _, llm, _ in checked], "slm": [slm for *_, slm in checked]}
     whole = {f"{who}_f1": span_f1(spans, people) for who, spans in said.items()}
     labels = project.label_space.labels
     each = {label: {who: span_f1(spans, people, label) for who, spans in said.items()} for label in labels}
@@ -710,9 +827,14 @@ def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:
     return embed
 
 
-def model_folder(settings: Settings, current: Round) -> Path:
-    """Return where a round's SLM lies."""
-    return corpus_arrays.round_folder(settings, current) / "model"
+def model_folder(settings: Settings, current: Round, control: str | None = None) -> Path:
+    """Return where a round's SLM lies; of one of several controls, that control's."""
+    return corpus_arrays.round_folder(settings, current, control) / "model"
+
+
+def _widest(parts: Sequence[Part]) -> Sequence[Annotator]:
+    """Return all who are asked about any control; a shorter team is the beginning of a longer one."""
+    return max((part.annotation.annotators for part in parts), key=len)
 
 
 def _sample(settings: Settings, project: Project, task: Mapping[str, Any]) -> Sample:

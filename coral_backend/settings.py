@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,6 +182,16 @@ class Settings(BaseModel):
         alias="CORAL_DEMONSTRATION",
         description="Demonstration strategy of later rounds: distilled_selection, or retrieval (the nearest to each text).",
     )
+    controls: str = Field(
+        default="all",
+        alias="CORAL_CONTROLS",
+        description="Which controls of a label config are served: all, first, or their names with commas.",
+    )
+    control_options: str | None = Field(
+        default=None,
+        alias="CORAL_CONTROL_OPTIONS",
+        description="JSON object, control to an object of its own options (task_strategy, annotation, votes, prompts ...).",
+    )
     prompt_task: str | None = Field(
         default=None, alias="CORAL_PROMPT_TASK", description="First part of the prompt; default: the task strategy's."
     )
@@ -260,9 +270,20 @@ class Settings(BaseModel):
     @field_validator("label_definitions")
     @classmethod
     def _are_texts(cls, value: str | None) -> str | None:
-        definitions = {} if value is None else json.loads(value)  # what JSON refuses is a ValueError, as pydantic wants
-        if not isinstance(definitions, dict) or not all(isinstance(text, str) for text in definitions.values()):
+        definitions = (
+            {} if value is None else _object(value, 'of texts, for example {"positive": "the writer likes it"}')
+        )
+        if not all(isinstance(text, str) for text in definitions.values()):
             raise ValueError('must be a JSON object of texts, for example {"positive": "the writer likes it"}')
+        return value
+
+    @field_validator("control_options")
+    @classmethod
+    def _are_options(cls, value: str | None) -> str | None:
+        for name, own in ({} if value is None else _object(value, "of objects")).items():
+            if not isinstance(own, dict) or (unknown := sorted(set(own) - CONTROL_OPTIONS)):
+                found = f"{name!r} has {', '.join(unknown)}" if isinstance(own, dict) else f"{name!r} is no object"
+                raise ValueError(f"{found}; a control may have {', '.join(sorted(CONTROL_OPTIONS))}")
         return value
 
     @property
@@ -316,6 +337,30 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise SettingsError(f"Wrong project option. {error.errors()[0]['msg']}.") from None
 
+    def own_options(self, control: str) -> dict[str, Any]:
+        """Return the options that one of several controls has for itself, by field name."""
+        found: dict[str, dict[str, Any]] = json.loads(self.control_options or "{}")
+        return found.get(control, {})
+
+    def of_control(self, control: str, labels: Sequence[str] = ()) -> Settings:
+        """Return the settings of one of several controls: its own options on top, its labels' meanings over the project's.
+
+        Raises
+        ------
+        SettingsError
+            If one of its options is out of range.
+        """
+        own = self.own_options(control)
+        meanings = own.pop("label_definitions", None)
+        own_meanings = meanings if isinstance(meanings, dict) else json.loads(meanings or "{}")
+        both = {label: text for label, text in {**self.definitions, **own_meanings}.items() if label in labels}
+        try:
+            return self.with_options(
+                {**own, "label_definitions": json.dumps(both, ensure_ascii=False) if both else None}
+            )
+        except SettingsError as error:
+            raise SettingsError(f"CORAL_CONTROL_OPTIONS, control {control!r}: {error}") from None
+
     def public(self) -> dict[str, Any]:
         """Return what decides a round's outcome, as JSON values; never a secret, a path or an address."""
         return {name: getattr(self, name) for name in sorted(PROJECT_OPTIONS)}
@@ -351,9 +396,25 @@ PROJECT_OPTIONS = frozenset(
         "prompt_task", "prompt_demonstration", "prompt_output", "label_definitions", "review_share",
         "budget", "batch",
         "annotation", "votes", "llm_models", "llm_context", "llm_labels", "llm_confidence",
+        "controls", "control_options",
     }
 )  # fmt: skip
 """Fields that a project may set for itself, and that a round stores to be repeatable."""
+
+CONTROL_OPTIONS = frozenset(
+    {
+        "task_strategy", "annotation", "votes", "first_demonstration", "demonstration", "n_demos", "llm_labels",
+        "prompt_task", "prompt_demonstration", "prompt_output", "label_definitions", "p_threshold",
+    }
+)  # fmt: skip
+"""Fields that one of several controls may set for itself."""
+
+
+def _object(value: str, of_what: str) -> dict[str, Any]:
+    found = json.loads(value)  # what JSON refuses is a ValueError, as pydantic wants
+    if not isinstance(found, dict):
+        raise ValueError(f"must be a JSON object {of_what}")
+    return found
 
 
 def _is_secret(location: tuple[Any, ...]) -> bool:

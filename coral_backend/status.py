@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from coral_backend.controls import agreed_pairs
 from coral_backend.costs import CostLine, cost_lines, cost_of
 from coral_backend.effects import effect_of
 from coral_backend.slices import SliceLine, slice_lines
@@ -28,7 +29,7 @@ class RoundLine:
         Share of the tasks with a human label **now** on which each says the same, in [0, 1]; None without human labels.
         People look at doubtful tasks first, so it is below the share over all tasks.
     compared : int
-        How many tasks that is.
+        How many tasks that is; of several controls, how many of their labels.
     tokens : int
         Prompt and completion tokens that the round's answers took; 0 for a retraining.
     requests : int
@@ -88,6 +89,8 @@ class ProjectStatus:
         The same by round and annotator.
     slices : tuple of SliceLine
         The parts of the corpus, the largest first, and how LLM and SLM do in each by the labels of people.
+    controls : mapping
+        Of several controls: name to the counts, flags and agreement that the round that serves had for it; else empty.
     """
 
     id: int
@@ -111,6 +114,7 @@ class ProjectStatus:
     cost: float | None = None
     costs: tuple[CostLine, ...] = ()
     slices: tuple[SliceLine, ...] = ()
+    controls: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -142,7 +146,7 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
         id=project_id,
         title=project.title,
         model_version=project.model_version,
-        labels=project.label_space.labels,
+        labels=project.label_space.named_labels,
         tasks=len(samples),
         unreadable=sum(sample.problem is not None for sample in samples),
         annotated=sum(answer.label is not None for answer in answers.values()),
@@ -160,6 +164,7 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
         cost=cost_of([one for spent in spending.values() for one in spent], tokens=sum(tokens.values())),
         costs=tuple(cost_lines(store, project_id, rounds)),
         slices=tuple(slice_lines(store, project)),
+        controls=dict(serving.metrics.get("by_control") or {}) if serving else {},
     )
 
 
@@ -173,7 +178,7 @@ def _line(
     spending: Sequence[Spend],
 ) -> RoundLine:
     verdicts = store.verdicts(project.id, one.id, list(human)) if human else []
-    pairs = [(human[v.task_id], v) for v in verdicts]
+    pairs = [pair for v in verdicts for pair in agreed_pairs(project.label_space, human[v.task_id], v)]
     spent = usage.get(one.number, {}) if one.revision == 0 else {}
     tokens = sum(tokens_of(spending, [spent]).values())
     cost, labels = cost_of(spending, tokens=tokens), spent.get("labels") or 0
@@ -181,8 +186,8 @@ def _line(
         name=one.name,
         status=str(one.status),
         stage=str(one.stage),
-        llm=_share([label == v.llm_label for label, v in pairs]),
-        slm=_share([label == v.slm_label for label, v in pairs]),
+        llm=_share([said == llm for said, llm, _ in pairs]),
+        slm=_share([said == slm for said, _, slm in pairs]),
         compared=len(pairs),
         flags=dict(one.metrics.get("flags", {})),
         tokens=tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,10 @@ PARTS: Mapping[str, str] = {
 """Setting -> the part of the task strategy that it replaces."""
 
 
+_QUESTION = "Several questions are asked about each text, one at a time. This one is called {name}."
+"""Two controls may have the same labels (yes, no); their names say what they are about."""
+
+
 def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     """Return the task strategy named in the settings, or the one that fits the label config, with its own words.
 
@@ -31,9 +36,9 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
     """
     space, name = project.label_space, settings.task_strategy
     try:
-        if name == "auto":
+        found = None if name == "auto" else load(name, settings.strategies)
+        if found is None or not _is_meant(found, settings, project):
             return choose(space.tag, space.labels, kind=space.kind, slm=family_of(space), folder=settings.strategies)
-        found = load(name, settings.strategies)
     except TaskStrategyError as error:
         raise SettingsError(f"CORAL_TASK is {name!r}: {error}") from None
     if space.tag not in found.tags:
@@ -54,6 +59,15 @@ def named_strategy(settings: Settings, project: Project) -> TaskStrategy:
             f"{project.id} needs one of kind {space.kind!r}. Choose another (coral strategies)."
         )
     return found
+
+
+def _is_meant(found: TaskStrategy, settings: Settings, project: Project) -> bool:
+    """Say whether a strategy that is named for all of several controls fits this one; one named for it alone has to."""
+    if project.control is None or "task_strategy" in settings.own_options(project.control):
+        return True
+    space = project.label_space
+    fits = space.tag in found.tags and space.kind == found.kind and found.slm == family_of(space)
+    return fits and (not found.aliases or found.is_meant_for(space.labels))
 
 
 def family_of(space: LabelSpace) -> str:
@@ -92,7 +106,12 @@ def strategy_for(settings: Settings, project: Project) -> TaskStrategy:
             strategy = replace(strategy, **{part: text})
         except TaskStrategyError as error:
             raise SettingsError(f"{Settings.model_fields[name].alias}: {error}") from None
-    return strategy
+    if project.control is None:
+        return strategy
+    question = (
+        _QUESTION.format(name=json.dumps(project.control, ensure_ascii=False)).replace("{", "{{").replace("}", "}}")
+    )
+    return replace(strategy, task_description=f"{strategy.task_description.rstrip()}\n\n{question}")
 
 
 def label_space_of(settings: Settings, project: Project) -> LabelSpace:

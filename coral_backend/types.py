@@ -128,6 +128,12 @@ class LabelSpace:
         """The key whose column shows people the sample; None where it takes several."""
         return None if self.parts or self.columns else self.text_key
 
+    @property
+    def named_labels(self) -> tuple[str, ...]:
+        """What people read of all labels: of several controls each with its control's name."""
+        named = (f"{space.from_name}: {label}" for space in self.controls for label in space.named_labels)
+        return tuple(named) or self.labels
+
     def index(self, label: str | None) -> int:
         """Return the index of `label`, or ``UNLABELED`` for None and for labels the config no longer has."""
         try:
@@ -147,8 +153,8 @@ class LabelSpace:
             return spans is not None and all(span.label in self.labels for span in spans)
         if self.kind == SEVERAL:
             by_control, spaces = read_controls(said), {space.from_name: space for space in self.controls}
-            return by_control is not None and all(
-                name in spaces and spaces[name].allows(one) for name, one in by_control.items()
+            return bool(by_control) and all(
+                name in spaces and spaces[name].allows(one) for name, one in (by_control or {}).items()
             )
         return said in self.labels
 
@@ -230,6 +236,8 @@ class Project:
         Up to which of `changes` the review tabs are true.
     instructed : bool
         Whether annotators were told, in the project's instruction, how to work through the tabs.
+    control : str or None
+        The one that this is a view of, in a project with several (``controls.py``); None: all that there is. Not stored.
     """
 
     id: int
@@ -247,6 +255,7 @@ class Project:
     catch_up_error: str | None = None
     tidied_change: int = 0
     instructed: bool = False
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -499,8 +508,8 @@ class Detail:
         What either says of it.
     slm_score : float or None
         The SLM's out-of-sample probability of `slm_label`, in [0, 1].
-    p_clean : float or None
-        As for a ``Verdict``.
+    p_clean, prediction_score, loss : float or None
+        As for a ``Verdict``; the last two of a control only.
     words : str
         The words of a span; empty of other parts.
     """
@@ -514,6 +523,8 @@ class Detail:
     slm_label: str | None = None
     slm_score: float | None = None
     p_clean: float | None = None
+    prediction_score: float | None = None
+    loss: float | None = None
     words: str = ""
 
 

@@ -22,11 +22,11 @@ FILES = sorted(
     if path.exists()
 )
 
-LEAVES = {"labels", "types", "exceptions", "settings", "logs"}
+LEAVES = {"controls", "labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
-    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "questions", "review",
-    "slices", "task_prompt", "unanswered",
+    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "questions",
+    "review", "slices", "task_prompt", "unanswered",
 }  # fmt: skip
 """Modules and packages beside ``rounds`` that are parts of it."""
 

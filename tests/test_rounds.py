@@ -390,6 +390,19 @@ def test_old_folders_go_and_the_serving_one_stays(world: World) -> None:
     assert left == {f"round-{current.id}" for current in kept[2:]}
 
 
+def test_of_rounds_that_were_set_aside_nothing_is_kept(world: World) -> None:
+    _, second, *_ = [world.run() for _ in range(4)]
+    lease = world.store.take_lease("rollback-1")
+    assert lease is not None
+    world.store.roll_back(1, second.id, lease)
+    world.store.drop_lease(lease)
+    newest = world.run()  # a round of its own: built on the second
+    assert [r.id for r in corpus_arrays.rounds_kept(world.settings, world.store, 1)] == [newest.id, second.id]
+    corpus_arrays.remove_old_folders(world.settings, world.store, 1)
+    left = {path.name for path in (world.settings.model_dir / "projects" / "1").iterdir()}
+    assert left == {f"round-{newest.id}", f"round-{second.id}"}, "the two that were set aside are gone, and the first"
+
+
 @pytest.mark.parametrize("status", [RoundStatus.CANCELLED, RoundStatus.PENDING, RoundStatus.PAUSED])
 def test_who_is_a_moment_late_does_not_undo_the_end_of_a_round(
     world: World, monkeypatch: pytest.MonkeyPatch, status: RoundStatus

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,23 @@ def test_the_train_button_without_a_queue_says_so(client: FlaskClient, monkeypat
     assert answer.status_code == 503
     assert answer.json is not None
     assert "Start it" in answer.json["error"]["message"]
+
+
+def test_the_train_button_begins_no_round_that_could_not_keep_its_budget(settings: Settings, store: Store) -> None:
+    client = create_app(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:9/v1"}), store).test_client()
+    store.save_project(replace(store.project(1), options={"llm_model": "unheard-of", "budget": 5.0}))
+    answer = send(client, event("START_TRAINING"))
+    assert answer.status_code == 503
+    assert answer.json is not None
+    told = answer.json["error"]["message"]
+    assert "The budget is $5 and the price of 'unheard-of' at 127.0.0.1:9 is not known" in told
+    assert "CORAL_PRICES" in told
+    assert store.rounds(1) == [], "no round that would pause at once"
+    store.save_project(replace(store.project(1), options={"annotator": "embedded", "batch": True}))
+    answer = send(client, event("START_TRAINING"))
+    assert answer.json is not None
+    assert "--batch needs an OpenAI-compatible endpoint" in answer.json["error"]["message"]
+    assert store.rounds(1) == []
 
 
 @pytest.mark.parametrize("action", ["LABEL_LINK_CREATED", "PROJECT_DELETED", "made up", "__class__", "x" * 5000])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coral_backend.costs import cost_of
+from coral_backend.dashboard.by_control import agreement_of
 from coral_backend.effects import Effect, effect_of
 from coral_backend.settings import Settings
 from coral_backend.slices import said_of
@@ -69,7 +70,7 @@ class Overview:
 def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
     """Return how `project` stands."""
     rounds, usage = store.rounds(project.id), store.llm_usage(project.id)
-    counts, agreed = figures.counts(store, project.id, project.active_round), figures.agreement(store, project.id)
+    counts, agreed = figures.counts(store, project.id, project.active_round), agreement_of(store, project, None)
     spending = store.ledger.spending(project.id)
     serving = next((one for one in rounds if one.id == project.active_round), None)
     learned = max((one.through_change for one in rounds), default=0)

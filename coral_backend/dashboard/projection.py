@@ -51,9 +51,9 @@ class Projection:
     explained: float
 
 
-def for_round(settings: Settings, current: Round) -> Projection | None:
-    """Return the projection of a round; None when its arrays are gone, or on another machine."""
-    folder = corpus_arrays.round_folder(settings, current)
+def for_round(settings: Settings, current: Round, control: str | None = None) -> Projection | None:
+    """Return the projection of a round, as one of several controls sees it; None when its arrays are gone, or elsewhere."""
+    folder = corpus_arrays.round_folder(settings, current, control)
     arrays_file = folder / corpus_arrays.ARRAYS_FILE
     kept = _load(folder / FILE)
     if kept is not None and arrays_file.exists() and (folder / FILE).stat().st_mtime >= arrays_file.stat().st_mtime:

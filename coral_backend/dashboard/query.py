@@ -33,7 +33,7 @@ NO_LABEL = "(none)"
 LABELLED: Final = ("label", "llm", "slm", "human_label")
 
 KNOWN: Final = (
-    "contains", *LABELLED, *CHOICES, "at_least", "at_most", "page", "size", "round", "area", "area_round"
+    "contains", *LABELLED, *CHOICES, "at_least", "at_most", "page", "size", "round", "area", "area_round", "area_control"
 )  # fmt: skip
 """Every other parameter is ignored."""
 
@@ -99,20 +99,20 @@ class Asked:
     @property
     def narrowed(self) -> bool:
         """Whether anything is filtered."""
-        return bool(set(self.given) - {"sort", "dir", "page", "size", "round", "area_round"})
+        return bool(set(self.given) - {"sort", "dir", "page", "size", "round", "area_round", "area_control"})
 
     def get(self, name: str) -> str:
         """Return a parameter for its control; empty when it was not given."""
         return self.given.get(name, "")
 
-    def filters(self, task_ids: Sequence[int] | None) -> browse.Filters:
-        """Return what the lines must be like."""
+    def filters(self, task_ids: Sequence[int] | None, *, parts: bool = False) -> browse.Filters:
+        """Return what the lines must be like; see ``browse.Filters``."""
         label = {
             name: "" if self.given[name] == NO_LABEL else self.given[name] for name in LABELLED if name in self.given
         }
         plain = {name: self.given.get(name) for name in ("contains", "flag", "human", "agree", "wrong")}
         bounds = {name: _share(self.given, name) for name in ("at_least", "at_most")}
-        return browse.Filters(**plain, **label, **bounds, task_ids=task_ids)  # type: ignore[arg-type]
+        return browse.Filters(**plain, **label, **bounds, task_ids=task_ids, parts=parts)  # type: ignore[arg-type]
 
     def link(self, **changes: Any) -> dict[str, Any]:
         """Return the parameters of a link that differs in `changes`; None takes one away. A change begins at page 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from coral_backend.controls import demos_of, project_of, settings_of, spaces
 from coral_backend.dashboard.example import first_known
 from coral_backend.dashboard.query import Asked
 from coral_backend.effects import Effect, before_of, effect_of
@@ -12,7 +13,7 @@ from coral_backend.exceptions import InputError, NotFoundError, SettingsError
 from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Store, browse
 from coral_backend.task_prompt import prompt_for
-from coral_backend.types import Change, Project, Round
+from coral_backend.types import Change, Demo, Project, Round
 
 __all__ = ["Changed", "SentPrompt", "changed_by", "prompt_of", "round_named", "serving_or"]
 
@@ -63,23 +64,38 @@ class SentPrompt:
 
 def prompt_of(settings: Settings, store: Store, project: Project, current: Round) -> SentPrompt | None:
     """Return the prompt of a round on its first task; None where it cannot be put together any more."""
-    kept = {name: value for name, value in current.settings.items() if name in PROJECT_OPTIONS}
-    try:
-        prompt = prompt_for(settings.with_options(kept), project, current.demos)
-    except SettingsError:
-        return None
     sample = first_known(store, project.id)
     if sample is None:
+        return None
+    kept = {name: value for name, value in current.settings.items() if name in PROJECT_OPTIONS}
+    try:
+        messages, version = _messages(settings.with_options(kept), project, current.demos, sample.text)
+    except SettingsError:
         return None
     asked = current.progress.get("annotate") or {}
     name = str(asked.get("annotator") or current.metrics.get("annotator") or "")
     return SentPrompt(
-        prompt.messages(sample.text),
+        messages,
         sample.task_id,
-        prompt.version,
+        version,
         asked.get("prompt_version"),
         not name.startswith(("embedded", "recorded")),
     )
+
+
+def _messages(
+    settings: Settings, project: Project, demos: Sequence[Demo], text: str
+) -> tuple[list[dict[str, str]], str]:
+    """Return the messages about a text and the version of their words; of several controls, one after the other."""
+    found, versions = [], []
+    for space in spaces(project.label_space):
+        view = project_of(project, space)
+        own = demos if view.control is None else demos_of(demos, view.control)
+        prompt = prompt_for(settings_of(settings, view), view, own)
+        of_it = "" if view.control is None else f"{view.control}: "
+        found += [{**message, "role": f"{of_it}{message['role']}"} for message in prompt.messages(text)]
+        versions.append(prompt.version)
+    return found, ", ".join(versions)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,19 +16,21 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from coral_backend import export as exporting
-from coral_backend.dashboard import actions, charts, configuration, projection, safety, words
+from coral_backend.backend import connect_project
+from coral_backend.dashboard import actions, by_control, charts, configuration, projection, safety, words
 from coral_backend.dashboard.example import example, first_known
 from coral_backend.dashboard.marks import marked
 from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
-from coral_backend.dashboard.query import NO_LABEL, Asked
+from coral_backend.dashboard.query import LABELLED, NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
+from coral_backend.labels import read_controls
 from coral_backend.settings import Settings
 from coral_backend.slices import slice_lines, worth_showing
 from coral_backend.store import Store, browse, figures, option_versions
-from coral_backend.types import Project, Sample
+from coral_backend.types import Project, Round, Sample
 
 HERE = Path(__file__).parent
 POINT_TEXT = 400
@@ -158,10 +162,17 @@ def one_round(project_id: int, name: str) -> str:
     current, asked = round_named(store, project_id, name), Asked.read(request.args)
     return render_template(
         "dashboard/round.html", project=project, round=current, stages=stages(current),
-        history=charts.history_chart(current.metrics.get("history") or ()), prompt=prompt_of(settings, store, project, current),
+        trainings=_trainings(current), prompt=prompt_of(settings, store, project, current),
         usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, current, asked),
         asked=asked, busy=store.active_round(project_id), tab="overview",
     )  # fmt: skip
+
+
+def _trainings(current: Round) -> list[tuple[str, Sequence[Mapping[str, Any]], charts.Chart | None]]:
+    """Return the epochs of each training of a round with their chart; of several controls, under the control's name."""
+    learned = current.metrics.get("controls") or {"": current.metrics}
+    histories = {name: facts.get("history") or () for name, facts in learned.items()}
+    return [(name, epochs, charts.history_chart(epochs)) for name, epochs in histories.items() if epochs]
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
@@ -174,11 +185,9 @@ def samples(project_id: int) -> str:
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
     asked = Asked.read(request.args)
-    ids = (
-        _ids_inside(asked.area, project, asked.area_round or (current.name if current else "")) if asked.area else None
-    )
+    ids = _ids_inside(asked, project, asked.area_round or (current.name if current else "")) if asked.area else None
     found = browse.page(
-        store, project_id, current.id if current else None, asked.filters(ids), sort=asked.sort,
+        store, project_id, current.id if current else None, _filters(project, current, asked, ids), sort=asked.sort,
         descending=asked.descending, limit=asked.size, offset=asked.offset,
     )  # fmt: skip
     last = max(1, math.ceil(found.total / asked.size))
@@ -186,21 +195,45 @@ def samples(project_id: int) -> str:
         raise InputError(f"Page {asked.page} does not exist: {found.total:,} tasks fit, on {last} pages.")
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
-        found=found, last=last, labels=[(name, name) for name in (*project.label_space.labels, NO_LABEL)], sorts=browse.SORTS, tab="samples",
+        found=found, last=last, labels=[*by_control.choices(project), (NO_LABEL, NO_LABEL)], sorts=browse.SORTS, tab="samples",
         marked=marked,
     )  # fmt: skip
+
+
+def _filters(project: Project, current: Round | None, asked: Asked, ids: list[int] | None) -> browse.Filters:
+    """Return what the lines must be like; of several controls, a label belongs to one of them.
+
+    Raises
+    ------
+    InputError
+        If a label is asked for without its control.
+    """
+    if not project.label_space.controls:
+        return asked.filters(ids)
+    for name in LABELLED:
+        value = asked.get(name)
+        if value not in ("", NO_LABEL) and len(read_controls(value) or {}) != 1:
+            raise InputError(
+                f"{name} is {value[:40]!r}; it must name its control, for example {by_control.choices(project)[0][0]}."
+            )
+    found = asked.filters(ids, parts=True)
+    if found.wrong is None:
+        return found
+    wrong = by_control.wrong_ids(shared().store, project, current, found.wrong)
+    return replace(found, wrong=None, task_ids=wrong if ids is None else sorted(set(ids) & set(wrong)))
 
 
 def _judged_rounds(store: Store, project: Project) -> list[str]:
     return [done.name for done in store.rounds(project.id) if done.model_version or done.metrics.get("flags")]
 
 
-def _ids_inside(area: list[int], project: Project, round_name: str) -> list[int]:
+def _ids_inside(asked: Asked, project: Project, round_name: str) -> list[int]:
     current = round_named(shared().store, project.id, round_name)
-    found = projection.for_round(shared().settings, current)
+    control = by_control.chosen(project, asked.get("area_control"))
+    found = projection.for_round(shared().settings, current, control.from_name if control else None)
     if found is None:
         raise InputError(f"The map of round {round_name} is gone, and so the set that was drawn on it. Draw it again.")
-    ids: list[int] = projection.inside(found, np.array(area, dtype=np.int64).reshape(-1, 2)).tolist()
+    ids: list[int] = projection.inside(found, np.array(asked.area, dtype=np.int64).reshape(-1, 2)).tolist()
     return ids
 
 
@@ -211,11 +244,13 @@ def sample(project_id: int, task_id: int) -> Response:
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
     line = browse.one(store, project_id, current.id if current else None, task_id)
+    said = {name: getattr(line, name) for name in ("label", "llm_label", "slm_label", "human_label")}
+    shown = project.label_space.shown
     return jsonify(
         {
-            "task_id": line.task_id, "text": line.problem or line.text[:POINT_TEXT], "length": line.length, "label": line.label,
-            "llm_label": line.llm_label, "slm_label": line.slm_label, "confidence": line.confidence, "p_clean": line.p_clean,
-            "flag": line.flag, "human_label": line.human_label, "rank": line.rank, "source": line.source,
+            "task_id": line.task_id, "text": line.problem or line.text[:POINT_TEXT], "length": line.length,
+            **{name: None if one is None else shown(one) for name, one in said.items()}, "confidence": line.confidence,
+            "p_clean": line.p_clean, "flag": line.flag, "rank": line.rank, "source": line.source,
         }
     )  # fmt: skip
 
@@ -229,9 +264,11 @@ def corpus_map(project_id: int) -> str:
     store = shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
+    control = by_control.chosen(project, request.args.get("control"))
     return render_template(
-        "dashboard/map.html", project=project, round=current, rounds=_judged_rounds(store, project), tab="map"
-    )
+        "dashboard/map.html", project=project, round=current, rounds=_judged_rounds(store, project), tab="map",
+        control=control, labels=(control or project.label_space).labels,
+    )  # fmt: skip
 
 
 @pages.get("/projects/<int:project_id>/map.bin")
@@ -244,16 +281,17 @@ def map_points(project_id: int) -> Response:
     settings, store = shared().settings, shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
-    found = projection.for_round(settings, current) if current is not None else None
+    control = by_control.chosen(project, request.args.get("control"))
+    found = projection.for_round(settings, current, control.from_name if control else None) if current else None
     if found is None or current is None:
         raise ConflictError(
             "There is no map: the round's arrays are not here. Those of old rounds are removed; those of a worker on another "
             "machine are seen when both share MODEL_DIR."
         )
     place = {task_id: i for i, task_id in enumerate(found.task_ids.tolist())}
-    points = [p for p in figures.points(store, project_id, current.id) if p.task_id in place]
+    points = [p for p in by_control.points_of(store, project, control, current) if p.task_id in place]
     rows = np.array([place[p.task_id] for p in points], dtype=np.int64)
-    label, names = project.label_space.index, browse.FLAGS
+    label, names = (control or project.label_space).index, browse.FLAGS
     parts = (
         np.array([len(points)], dtype="<u4"),
         np.array([p.task_id for p in points], dtype="<u4"),
@@ -276,28 +314,30 @@ def quality(project_id: int) -> str:
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
     lines = slice_lines(store, project)
+    control = by_control.chosen(project, request.args.get("control"))
+    agreement = by_control.agreement_of(store, project, control)
     view: dict[str, Any] = {
         "rounds": _judged_rounds(store, project),
-        "agreement": _agreement(store, project),
+        "agreement": [
+            (done, agreement[done.id]) for done in reversed(store.rounds(project.id)) if done.id in agreement
+        ],
         "slices": lines if worth_showing(lines) else [],
+        "asks_for": functools.partial(by_control.asks_for, control),
     }
     if current is not None:
-        scores = figures.scores(store, project_id, current.id)
-        labels = project.label_space.labels
+        scores = by_control.scores_of(store, project, control, current)
+        labels = (control or project.label_space).labels
+        facts = current.metrics if control is None else current.metrics.get("controls", {}).get(control.from_name, {})
         pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human"))
         view |= {
-            "loss": charts.loss_histogram(scores, current.metrics.get("gmm") or {}),
+            "loss": charts.loss_histogram(scores, facts.get("gmm") or {}),
             "confidence": charts.confidence_histogram(scores),
             "reliability": charts.reliability(scores),
             "matrices": [(a, b, charts.matrix(scores.pairs(a, b), labels)) for a, b in pairs],
         }
-    return render_template("dashboard/quality.html", project=project, round=current, view=view, tab="quality")
-
-
-def _agreement(store: Store, project: Project) -> list[tuple[Any, figures.Agreement]]:
-    """Return the rounds with the shares that people agree with, the oldest first."""
-    found = figures.agreement(store, project.id)
-    return [(done, found[done.id]) for done in reversed(store.rounds(project.id)) if done.id in found]
+    return render_template(
+        "dashboard/quality.html", project=project, round=current, view=view, control=control, tab="quality"
+    )
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -339,6 +379,7 @@ def save_configuration(project_id: int) -> AnyResponse | tuple[str, int] | str:
         note=form.values.get("note", "")[:500],
         seen=int(seen) if seen.isdecimal() and len(seen) < 10 else None,
     )
+    connect_project(store, settings, project_id, project.label_config)  # other controls may be served now
     return redirect(url_for("dashboard.configure", project_id=project_id, saved=saved.number), 303)
 
 

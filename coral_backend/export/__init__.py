@@ -22,10 +22,10 @@ from coral_backend.exceptions import InputError
 from coral_backend.export.columnar import write_hf, write_parquet, zip_folder
 from coral_backend.export.escape import Tally, escaped
 from coral_backend.export.excel import facts, write_xlsx
-from coral_backend.export.table import KINDS, MEANINGS, Row, columns, rows
+from coral_backend.export.table import KINDS, MEANINGS, Row, columns, kind_of, rows
 from coral_backend.store import Store
 
-__all__ = ["FORMATS", "KINDS", "MEANINGS", "Export", "ExportFormat", "Row", "columns", "export", "rows"]
+__all__ = ["FORMATS", "KINDS", "MEANINGS", "Export", "ExportFormat", "Row", "columns", "export", "kind_of", "rows"]
 
 ExportFormat: TypeAlias = Literal["xlsx", "csv", "jsonl", "parquet", "hf"]
 
@@ -170,7 +170,7 @@ def _is_ours(path: Path) -> bool:
 def _write_csv(path: Path, names: Sequence[str], stream: Iterable[Row], tally: Tally) -> None:
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)  # ends lines with CR LF, and so quotes a text that holds either
-        writer.writerow(names)
+        writer.writerow([escaped(name, Tally()) for name in names])  # a control may have any name
         for row in stream:
             writer.writerow([escaped(row[name], tally) for name in names])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from coral_backend.export.table import KINDS, MEANINGS, Row
+from coral_backend.export.table import Row, kind_of, meaning_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +45,7 @@ def write_hf(folder: Path, names: Sequence[str], stream: Iterable[Row], title: s
         with _writer(folder / "data" / f"train-{shard:05d}.parquet", names) as write:
             count += _fill(write, batch, rows)
         shard, batch = shard + 1, list(islice(rows, BATCH_ROWS))
-    features = [{"name": name, "dtype": _HF_TYPES[KINDS.get(name, str)]} for name in names]
+    features = [{"name": name, "dtype": _HF_TYPES[kind_of(name)]} for name in names]
     _write_card(folder, title, features, names, facts, rows=count)
 
 
@@ -81,7 +81,7 @@ def _write_card(
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         "dataset_info": {"features": features},
     }
-    lines = [f"- `{name}`: {MEANINGS.get(name) or _round_meaning(name)}" for name in names]
+    lines = [f"- `{name}`: {meaning_of(name)}" for name in names]
     told = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
     text = "\n".join([
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
@@ -95,10 +95,6 @@ def _write_card(
         "facts": dict(facts),
     }
     (folder / "dataset_info.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
-
-
-def _round_meaning(name: str) -> str:
-    return f"The annotator's label of round {name.removeprefix('llm_label_r')}."
 
 
 @contextmanager
@@ -120,9 +116,9 @@ def _schema(names: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
 
     types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    meant = {name: MEANINGS.get(name) or _round_meaning(name) for name in names}
+    meant = {name: meaning_of(name) for name in names}
     return pa.schema([
-        pa.field(name, types[KINDS.get(name, str)], metadata={"description": meant[name]}) for name in names
+        pa.field(name, types[kind_of(name)], metadata={"description": meant[name]}) for name in names
     ])  # fmt: skip
 
 

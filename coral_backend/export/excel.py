@@ -9,7 +9,7 @@ from typing import Any
 
 from coral_backend.exceptions import InputError
 from coral_backend.export.escape import Tally, in_excel
-from coral_backend.export.table import MEANINGS, Cell, Row
+from coral_backend.export.table import Cell, Row, meaning_of
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project
 
@@ -59,7 +59,7 @@ def _append_rows(sheet: Any, names: Sequence[str], stream: Iterable[Row], tally:
             setattr(made, name, look)
         return made
 
-    sheet.append([cell(name, font=Font(bold=True)) for name in names])
+    sheet.append([cell(in_excel(name, Tally()), font=Font(bold=True)) for name in names])
     for row in stream:
         if tally.rows >= EXCEL_ROWS:
             raise InputError(
@@ -100,5 +100,4 @@ def _summary(facts: Sequence[tuple[str, Cell]], tally: Tally, names: Sequence[st
     yield ()
     yield ("Column", "meaning")
     for name in names:
-        number = name.removeprefix("llm_label_r")
-        yield (name, MEANINGS.get(name) or f"The annotator's label of round {number}.")
+        yield (name, meaning_of(name))

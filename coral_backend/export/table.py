@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from coral_backend.controls import answer_of, human_label_of, verdict_of
+from coral_backend.labels import write_controls
 from coral_backend.store import Store
 from coral_backend.types import Answer, Flag, HumanLabel, Project, Sample, Source, Verdict
 
-__all__ = ["KINDS", "MEANINGS", "Cell", "Row", "columns", "rows"]
+__all__ = ["KINDS", "MEANINGS", "Cell", "Row", "columns", "kind_of", "meaning_of", "rows"]
 
 Cell: TypeAlias = str | int | float | None
 Row: TypeAlias = dict[str, Cell]
@@ -49,11 +51,33 @@ KINDS: Mapping[str, type] = {
 """The columns that are no text."""
 
 
+OF_A_CONTROL = ("label", "score", "source", "flag", "llm_label", "slm_label", "confidence", "p_clean", "human_label")
+"""The columns that each of several controls has for itself, as ``<control>.label``; they come after ``source``."""
+
+
 def columns(store: Store, project_id: int) -> list[str]:
     """Return the names of the columns; there is an ``llm_label_r<n>`` for each round that asked the annotator."""
     names = list(MEANINGS)
-    place = names.index("llm_label") + 1
-    return [*names[:place], *(f"llm_label_r{number}" for number in store.llm_rounds(project_id)), *names[place:]]
+    place, end = names.index("llm_label") + 1, names.index("source") + 1
+    asked = [f"llm_label_r{number}" for number in store.llm_rounds(project_id)]
+    controls = store.project(project_id).label_space.controls
+    own = [f"{control.from_name}.{column}" for control in controls for column in OF_A_CONTROL]
+    return [*names[:place], *asked, *names[place:end], *own, *names[end:]]
+
+
+def meaning_of(name: str) -> str:
+    """Return what the column `name` says."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    control, _, column = name.rpartition(".")
+    if control and column in OF_A_CONTROL:
+        return f"Of the control {control}: {MEANINGS[column][0].lower()}{MEANINGS[column][1:]}"
+    return f"The annotator's label of round {name.removeprefix('llm_label_r')}."
+
+
+def kind_of(name: str) -> type:
+    """Return the type of the values in the column `name`."""
+    return KINDS.get(name) or KINDS.get(name.rpartition(".")[2] if "." in name else "", str)
 
 
 def rows(store: Store, project_id: int, *, clean_only: bool = False) -> Iterator[Row]:
@@ -80,8 +104,14 @@ def _pages(store: Store, project: Project, numbers: Sequence[int], *, clean_only
     while page := store.sample_page(project.id, last, PAGE):
         last = page[-1].task_id
         for row in _page(store, project, numbers, page):
-            if not clean_only or row["source"] == Source.HUMAN or row["flag"] == Flag.CLEAN:
+            if not clean_only or _is_clean(project, row):
                 yield row
+
+
+def _is_clean(project: Project, row: Row) -> bool:
+    """Say whether a row is flagged clean or labelled by a person; of several controls, each of them."""
+    prefixes = [f"{space.from_name}." for space in project.label_space.controls] or [""]
+    return all(row[f"{own}source"] == Source.HUMAN or row[f"{own}flag"] == Flag.CLEAN for own in prefixes)
 
 
 def _page(store: Store, project: Project, numbers: Sequence[int], page: Sequence[Sample]) -> Iterator[Row]:
@@ -119,7 +149,8 @@ def _row(
     asked: Mapping[str, str | None],
     prompt_version: str | None,
 ) -> Row:
-    label, score, source = _final(verdict, answer, human)
+    own = _of_controls(project, verdict, answer, human)
+    label, score, source = _joined_final(project, own) if own else _final(verdict, answer, human)
     return {
         "task_id": sample.task_id,
         "text": sample.text,
@@ -136,10 +167,47 @@ def _row(
         "label": label,
         "score": _short(score),
         "source": str(source) if source else None,
+        **own,
         "prompt_version": prompt_version,
         "model_version": project.model_version if verdict else None,
         "note": sample.problem or (answer.reason if answer else None),
     }
+
+
+def _of_controls(
+    project: Project, verdict: Verdict | None, answer: Answer | None, human: HumanLabel | None
+) -> dict[str, Cell]:
+    """Return the columns of each of several controls; nothing where there is one."""
+    found: dict[str, Cell] = {}
+    for space in project.label_space.controls:
+        name = space.from_name
+        own, said = verdict_of(verdict, space) if verdict else None, answer_of(answer, name) if answer else None
+        person = human_label_of(human, name) if human else None
+        person = person if person is not None and person.label is not None else None
+        label, score, source = _final(own, said, person)
+        values: dict[str, Cell] = {
+            "label": label,
+            "score": _short(score),
+            "source": str(source) if source else None,
+            "flag": str(own.flag) if own else None,
+            "llm_label": own.llm_label if own else said.label if said else None,
+            "slm_label": own.slm_label if own else None,
+            "confidence": _short(own.slm_score) if own else None,
+            "p_clean": _short(own.p_clean) if own else None,
+            "human_label": person.label if person else None,
+        }
+        found |= {f"{name}.{column}": values[column] for column in OF_A_CONTROL}
+    return found
+
+
+def _joined_final(project: Project, own: Mapping[str, Cell]) -> tuple[str | None, float | None, Source | None]:
+    """Return label, score and source of a task of several controls: what they say, as sure as the least sure."""
+    order = [space.from_name for space in project.label_space.controls]
+    said = {name: str(label) for name in order if (label := own[f"{name}.label"]) is not None}
+    scores = [score for name in said if isinstance(score := own[f"{name}.score"], float)]
+    sources = {own[f"{name}.source"] for name in said}
+    source = next((one for one in (Source.HUMAN, Source.SLM, Source.LLM) if str(one) in sources), None)
+    return write_controls(said, order) if said else None, min(scores, default=None), source
 
 
 def _final(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coral_backend.kinds.base import Kind, Work
+from coral_backend.kinds.several import SeveralControls
 from coral_backend.kinds.single import SingleLabel
 from coral_backend.kinds.spans import SpanLabels
-from coral_backend.labels import SINGLE, SPANS
+from coral_backend.labels import SEVERAL, SINGLE, SPANS
 from coral_backend.types import Floats, LabelSpace
 
 __all__ = ["KINDS", "Kind", "Work", "features_of", "kind_of"]
@@ -40,3 +41,6 @@ def features_of(space: LabelSpace, folder: Path, texts: Sequence[str]) -> Floats
 def kind_of(space: LabelSpace) -> Kind:
     """Return what learns and judges the answers of a label space."""
     return KINDS[space.kind]
+
+
+KINDS[SEVERAL] = SeveralControls(kind_of)

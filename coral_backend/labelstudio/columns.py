@@ -28,15 +28,19 @@ __all__ = [
     "CHECKED",
     "COLUMNS",
     "HINT",
+    "LLM",
     "MARKS",
     "NUMBERS",
     "RANK",
     "SECOND_LOOK",
     "SLICE",
+    "SLM",
     "Value",
     "Written",
     "check_values",
     "fields",
+    "hint_line",
+    "plain",
     "slice_values",
     "unmarked",
     "write",
@@ -133,7 +137,7 @@ def fields(
         found[P_CLEAN][task] = _two_decimals(verdict.p_clean)
         found[RANK][task] = f"{verdict.rank:06d}"  # "Label Tasks As Displayed" sorts as text, whatever the tab says
         found[FLAG][task] = str(verdict.flag)
-        lines[task] = (_hint_of_parts(verdict) if verdict.details else _hint(verdict)) if hint else ""
+        lines[task] = (_hint_of_parts(verdict) if _has_spans(verdict) else hint_line(verdict)) if hint else ""
     return found | {HINT: lines}
 
 
@@ -277,7 +281,7 @@ def _two_decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _hint(verdict: Verdict) -> Value:
+def hint_line(verdict: Verdict) -> Value:
     """Return the line of a doubtful task as Markdown, the better candidate first, and an empty one for others.
 
     Both percentages are the SLM's, out of sample.
@@ -287,21 +291,25 @@ def _hint(verdict: Verdict) -> Value:
     sure = _percent(verdict.slm_score)
     first = MARKS[0]
     if verdict.llm_label == verdict.slm_label:
-        return f"**LLM and SLM:** {_plain(verdict.slm_label)} ({first})", sure
+        return f"**LLM and SLM:** {plain(verdict.slm_label)} ({first})", sure
     if verdict.llm_label is None:
-        return f"**SLM:** {_plain(verdict.slm_label)} ({first}) · **LLM:** no answer", sure
+        return f"**SLM:** {plain(verdict.slm_label)} ({first}) · **LLM:** no answer", sure
     # The loss is that of the LLM's label here: nobody but machines has labelled a task that is not clean.
     given = _given(verdict.loss) if verdict.prediction_label == verdict.slm_label else verdict.prediction_score
     candidates = [("SLM", verdict.slm_label, sure), ("LLM", verdict.llm_label, _percent(given))]
     if verdict.label != verdict.slm_label:
         candidates.reverse()
-    shown = [f"**{who}:** {_plain(label)} ({mark})" for (who, label, _), mark in zip(candidates, MARKS, strict=True)]
+    shown = [f"**{who}:** {plain(label)} ({mark})" for (who, label, _), mark in zip(candidates, MARKS, strict=True)]
     return " · ".join(shown), *(percent for *_, percent in candidates)
 
 
 def _given(loss: float | None) -> float | None:
     """Return the SLM's probability of the label that has this loss, in nats."""
     return None if loss is None else math.exp(-loss)
+
+
+def _has_spans(verdict: Verdict) -> bool:
+    return any(part.words for part in verdict.details)
 
 
 def _hint_of_parts(verdict: Verdict) -> str:
@@ -318,12 +326,12 @@ def _hint_of_parts(verdict: Verdict) -> str:
 def _named(part: Detail) -> str:
     """Return what people call a part: a label, or of a span its label and its words."""
     if not part.words:
-        return _plain(part.name)
+        return plain(part.name)
     words = (
         part.words if len(part.words) <= LONGEST_WORDS else f"{part.words[: LONGEST_WORDS - 1]}\N{HORIZONTAL ELLIPSIS}"
     )
     missing = "missing? " if part.llm_label is None else ""
-    return f"{missing}{_plain(part.llm_label or part.label or part.slm_label or '?')} “{_plain(words)}”"
+    return f"{missing}{plain(part.llm_label or part.label or part.slm_label or '?')} “{plain(words)}”"
 
 
 def _of_yes(part: Detail) -> float | None:
@@ -340,7 +348,7 @@ def _percent(score: float | None) -> str:
     return "?" if score is None else f"{100 * score:.0f} %"
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """Return a label so that Markdown shows it as it is, and nothing in it is taken for a mark."""
     text = unmarked(label.replace("\n", " "))
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-!|<>~&" else c for c in text)

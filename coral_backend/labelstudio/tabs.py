@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.columns import ASKED, CHECK, CHECKED, COLUMNS, HINT, NUMBERS, RANK, SECOND_LOOK, SLICE
+from coral_backend.labelstudio.control_columns import is_column
 from coral_backend.types import Flag
 
 __all__ = ["TITLES", "assert_tabs", "flag_token", "tab_counts"]
@@ -182,17 +183,17 @@ def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[
     """Columns of a new tab. All hidden ones must be named, or fourteen system columns push the text off the screen."""
     ours = (HINT, SECOND_LOOK, CHECK)
     shown = set(data_keys) - {*ours} if text_key is None or text_key not in data_keys else {text_key}
-    sliced = {SLICE} & set(data_keys)
-    facts = {SECOND_LOOK} if kind == SECOND_LOOK else sliced | {key for key in COLUMNS if key in data_keys}
+    sliced, judged = {SLICE} & set(data_keys), {key for key in data_keys if is_column(key)}
+    facts = {SECOND_LOOK} if kind == SECOND_LOOK else sliced | judged
     if kind == CHECK:  # whoever sees what machines say is no independent check of them
-        shown, facts = shown - {*COLUMNS}, sliced
+        shown, facts = shown - judged, sliced
     # The score is the SLM's probability of the LLM's label; beside the columns of both it would be read as a third opinion.
     system = _SHOWN - {"predictions_score"} if facts or kind == CHECK else _SHOWN
     hidden_data = [f"tasks:data.{key}" for key in (*data_keys, *ours) if key not in shown | facts]
     explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in system]
     beside = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + [f"tasks:data.{key}" for key in facts]
     widths = {f"tasks:data.{key}": 380 if facts else 600 for key in shown if len(shown) == 1}
-    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500) for key in facts}
+    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500 if key == SECOND_LOOK else 130) for key in facts}
     return {
         "hiddenColumns": {
             "explore": list(dict.fromkeys(explore + hidden_data)),

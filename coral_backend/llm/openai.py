@@ -116,9 +116,14 @@ class OpenAIAnnotator:
         """Whether it is known what the endpoint accepts, so that ``body`` is right."""
         return self._what_is_known().settled
 
+    @property
+    def shape(self) -> Shape:
+        """What the endpoint accepts, as far as it is known."""
+        return self._what_is_known().shape
+
     def body(self, question: Question, messages: list[dict[str, str]]) -> dict[str, Any]:
         """Return the body of a request as this endpoint takes it."""
-        parameters = self._what_is_known().shape.parameters(question, self._endpoint.max_tokens)
+        parameters = self.shape.parameters(question, self._endpoint.max_tokens)
         return {"model": self._endpoint.model, "messages": messages, **parameters}
 
     def till(self) -> Till:

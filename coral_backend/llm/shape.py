@@ -48,6 +48,11 @@ class Shape:
             values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return values
 
+    def names(self) -> tuple[str, ...]:
+        """Return the parts in words."""
+        parts = {"a JSON schema": self.schema, "temperature": self.temperature, "log-probabilities": self.logprobs}
+        return (*(name for name, taken in parts.items() if taken), self.tokens_name)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``from_json`` restores an equal object."""
         return asdict(self)

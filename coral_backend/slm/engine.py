@@ -106,6 +106,7 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
     trained, cheap = learned.trained, list(learned.cheap.values())
     told = {"named": learned.named, "shifted": learned.shifted}
     _, log_probs = pool(trained.views, cheap, given, **told)
+    log_probs = slm.of_the_truth(log_probs)
     # New samples are read by the networks as they are at the end.
     blend, _ = pool(trained.views[-1:], cheap, given, **told)
     p_clean, split = _p_clean(corpus, log_probs, slm.plan)

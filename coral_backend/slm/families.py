@@ -55,8 +55,11 @@ class SLM(Protocol):
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Any:
         """Train every view and score the corpus by it: ``LearnedViews``, of this family's own type."""
 
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Return the log-probabilities (N, K) of the true labels of the corpus, from those of what is said of it."""
+
     def model(self, learned: Any, blend: Blend, split: Split | None) -> Model:
-        """Return the model for new samples, of what ``learn`` returned."""
+        """Return the model for new samples, of what ``learn`` returned; called last."""
 
 
 class TextSLM:
@@ -71,6 +74,10 @@ class TextSLM:
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Learned:
         """Train every view, and score the corpus by it."""
         return learn(self.corpus, self.config, self.encoder, ticker, watch)
+
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Return them as they are: what LLMs get wrong in texts is mostly difficult, and the posterior allows for it."""
+        return log_probs
 
     def model(self, learned: Learned, blend: Blend, split: Split | None) -> TextModel:
         """Return the model for new texts."""

@@ -82,7 +82,11 @@ class Model(ABC):
         inputs, cheap = self.read(texts)
         scored = [score(network, inputs, range(len(texts))) for network in self.networks]
         mean = np.mean([log_probs for log_probs, _ in scored], axis=0)
-        return probabilities(self.blend.log_probs([mean, *cheap])), scored[0][1]
+        return probabilities(self.of_the_truth(self.blend.log_probs([mean, *cheap]))), scored[0][1]
+
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Return the log-probabilities (N, K) of the true label, from those of what would be said."""
+        return log_probs
 
     def p_clean(self, losses: Floats) -> Floats:
         """Return the posterior that labels with these losses are clean, under the mixture of the training.

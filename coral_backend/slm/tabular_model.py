@@ -20,6 +20,7 @@ from strategies.distillation.blend import Blend
 from strategies.distillation.forest import ForestModel
 from strategies.distillation.frozen import FrozenModel
 from strategies.distillation.gmm_split import Split
+from strategies.distillation.noise_floor import of_the_truth
 
 HIDDEN = 128
 """Width of the networks' layers."""
@@ -114,6 +115,8 @@ class TabularModel(Model):
         What features are divided by for `additive`, so that a row of the corpus has about length 1.
     additive : FrozenModel
         Ridge regression on the features.
+    floor : float
+        Share of wrong labels among easy rows, see ``noise_floor.py``.
     """
 
     family = "tabular"
@@ -126,13 +129,14 @@ class TabularModel(Model):
         scale: float,
         additive: FrozenModel,
         forest: ForestModel,
+        floor: float,
         blend: Blend,
         split: Split | None,
         n_classes: int,
         config: SLMConfig,
     ) -> None:
         super().__init__(networks, blend=blend, split=split, n_classes=n_classes, config=config)
-        self.columns, self.scale, self.additive, self.forest = columns, scale, additive, forest
+        self.columns, self.scale, self.additive, self.forest, self.floor = columns, scale, additive, forest, floor
 
     @property
     def width(self) -> int:
@@ -144,9 +148,13 @@ class TabularModel(Model):
         x = self.columns.encode(read_rows(texts))
         return RowInputs(x, self.columns.owners), [self.additive.log_probs(x / self.scale), self.forest.log_probs(x)]
 
+    def of_the_truth(self, log_probs: Floats) -> Floats:
+        """Take the noise floor out."""
+        return of_the_truth(log_probs, self.floor)
+
     def facts(self) -> dict[str, Any]:
         """Return the columns."""
-        return {"columns": self.columns.to_json(), "scale": self.scale}
+        return {"columns": self.columns.to_json(), "scale": self.scale, "floor": self.floor}
 
     def tensors(self) -> dict[str, Arrays]:
         """Return the arrays of the cheap views."""
@@ -168,6 +176,7 @@ class TabularModel(Model):
             scale=float(facts["scale"]),
             additive=FrozenModel(**tensors["additive"]),
             forest=ForestModel(**tensors["forest"]),
+            floor=float(facts["floor"]),
             blend=parts.blend,
             split=parts.split,
             n_classes=parts.n_classes,

@@ -20,7 +20,7 @@ from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import Labels, Ticker, Trained, make_folds, train
 from coral_backend.types import UNLABELED, Floats, Ints
 from strategies.distillation.blend import Blend, fit_blend
-from strategies.distillation.class_prior import TRUST_UNLABELED, prior_shift
+from strategies.distillation.class_prior import ONE_SIDED_UNLABELED, prior_shift
 from strategies.distillation.frozen import FrozenModel, frozen_view, silent_view
 from strategies.distillation.label_names import LabelNameModel, label_name_view, silent_names
 from strategies.distillation.lexical import LexicalModel, lexical_view
@@ -168,6 +168,6 @@ def pool(
         return blend, learned
     blend = replace(blend, bias=blend.bias + prior_shift(learned, given, named=named))
     log_probs = blend.log_probs(views)
-    bolder = prior_shift(learned, given, named=named, trust=TRUST_UNLABELED)
+    bolder = prior_shift(learned, given, named=named, one_sided=ONE_SIDED_UNLABELED)
     log_probs[~rows] = log_softmax(learned + bolder, axis=1)[~rows]
     return blend, log_probs

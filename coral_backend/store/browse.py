@@ -58,6 +58,9 @@ class Filters:
         Bounds of the SLM's confidence.
     task_ids : sequence of int or None
         Only these: a set drawn on the map.
+    parts : bool
+        Whether a label that is asked for is that of one of several controls, as ``labels.py`` writes it, and others may stand
+        beside it.
     """
 
     contains: str | None = None
@@ -72,6 +75,7 @@ class Filters:
     at_least: float | None = None
     at_most: float | None = None
     task_ids: Sequence[int] | None = field(default=None, repr=False)
+    parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,8 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    parts += [column.is_(None) if value == "" else column == value for column, value in asked if value is not None]
+    says = _has_part if wanted.parts else _is_label
+    parts += [column.is_(None) if value == "" else says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -289,6 +294,21 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
             s.task_id.in_(bindparam("ids", [int(i) for i in wanted.task_ids], expanding=True, literal_execute=True))
         )
     return and_(*parts)
+
+
+def _is_label(column: Any, value: str) -> ColumnElement[bool]:
+    same: ColumnElement[bool] = column == value
+    return same
+
+
+def _has_part(column: Any, value: str) -> ColumnElement[bool]:
+    """Say that the JSON object `column` has the one member of the object `value`, which is written alike.
+
+    Not LIKE, which in SQLite takes large letters for small ones. Inside a text of the JSON every quote has a backslash in front, so
+    that no text is taken for the member.
+    """
+    has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
+    return has
 
 
 def _literal(words: str) -> str:

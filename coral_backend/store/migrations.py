@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Table, insert, inspect, select, text
+from sqlalchemy import Connection, Table, func, insert, inspect, select, text, update
 from sqlalchemy.schema import CreateColumn
 
 from coral_backend.store.tables import (
     batches,
     checks,
+    control_labels,
     endpoints,
     metadata,
     migrations,
@@ -80,6 +81,30 @@ def m008_slices(connection: Connection) -> None:
         _add_missing_columns(connection, table)
 
 
+def m009_controls(connection: Connection) -> None:
+    """Keep what was said of each control; a project that may have several goes on with the one that it was begun with.
+
+    Until now the first that could be served was. To serve all is another label config, and a round that asks for more: that is
+    for somebody to decide. What Label Studio repeats of the options it was told counts as older, as after a change of theirs.
+    """
+    control_labels.create(connection, checkfirst=True)
+    _add_missing_columns(connection, opinions)
+    v = option_versions.c
+    for row in connection.execute(select(projects.c.id, projects.c.options, projects.c.label_config)).all():
+        if row.label_config.count("toName") < 2 or "controls" in row.options:
+            continue
+        options = {**row.options, "controls": "first"}
+        number = connection.scalar(select(func.max(v.number)).where(v.project_id == row.id)) or 0
+        first = {"project_id": row.id, "who": "before CORAL served several controls", "note": ""}
+        made = {"created_at": time.time()}
+        versions = [
+            {**first, **made, "number": number + 1, "options": row.options},
+            {**first, **made, "number": number + 2, "options": options, "who": "CORAL"},
+        ]
+        connection.execute(insert(option_versions), versions)
+        connection.execute(update(projects).where(projects.c.id == row.id).values(options=options))
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m001_first_tables,
     m002_replies,
@@ -89,6 +114,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     m006_dashboard,
     m007_details,
     m008_slices,
+    m009_controls,
 )
 
 

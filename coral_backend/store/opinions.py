@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 
 from coral_backend.store import tables as t
 from coral_backend.store.engine import storable
@@ -19,10 +19,18 @@ KEY = ("project_id", "task_id", "round_number", "place")
 
 
 class Opinions:
-    """One table; ``llm_labels`` keeps what was decided from it. Every verb is one transaction, or a part of ``together``'s."""
+    """One table; ``llm_labels`` keeps what was decided from it. Every verb is one transaction, or a part of ``together``'s.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Parameters
+    ----------
+    control : str or None
+        In a project with several, the one that all of this is about.
+    first : int
+        The place of its first question in the table, where each place of a task is taken once.
+    """
+
+    def __init__(self, store: Store, control: str | None = None, first: int = 0) -> None:
+        self._store, self._control, self._first = store, control, first
 
     def put(
         self, project_id: int, round_number: int, sample: Sample, said: Said, *, lease: Lease | None = None
@@ -39,7 +47,8 @@ class Opinions:
             "project_id": project_id,
             "task_id": sample.task_id,
             "round_number": round_number,
-            "place": said.place,
+            "place": self._first + said.place,
+            "control": self._control,
             "content_hash": sample.content_hash,
             "annotator": answer.annotator,
             "label": storable(answer.label),
@@ -64,11 +73,15 @@ class Opinions:
         same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
         query = select(t.opinions).join(t.samples, same)
         query = query.where(c.project_id == project_id, c.round_number == round_number, s.retired.is_(False))
+        if self._control is not None:
+            query = query.where(c.control == self._control)
         found: dict[int, list[Said]] = {}
         for row in self._store._by_task(query.order_by(c.task_id, c.place), c.task_id, task_ids):
             answer = Answer(**{name: getattr(row, name) for name in Answer.__dataclass_fields__})
             candidates = None if row.candidates is None else tuple(row.candidates)
-            found.setdefault(row.task_id, []).append(Said(row.place, answer, candidates, row.prompt_version))
+            found.setdefault(row.task_id, []).append(
+                Said(row.place - self._first, answer, candidates, row.prompt_version)
+            )
         return found
 
     def usage(self, project_id: int, round_number: int) -> dict[str, dict[str, Any]]:
@@ -89,5 +102,5 @@ class Opinions:
             t.opinions,
             key=KEY,
             change=tuple(set(c.keys()) - set(KEY)),
-            where=lambda new: c.content_hash != new.content_hash,
+            where=lambda new: or_(c.content_hash != new.content_hash, c.control.is_distinct_from(new.control)),
         )

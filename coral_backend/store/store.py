@@ -267,7 +267,13 @@ class Store(ReviewVerbs):
         LeaseLostError
             If `lease` is no longer the newest: another worker owns the round.
         """
-        row = {
+        row = self._llm_label_row(project_id, round_number, sample, answer, prompt_version)
+        self._put(self._llm_label_upsert, [row], lease)
+
+    def _llm_label_row(
+        self, project_id: int, round_number: int, sample: Sample, answer: Answer, prompt_version: str
+    ) -> dict[str, Any]:
+        return {
             "project_id": project_id,
             "task_id": sample.task_id,
             "round_number": round_number,
@@ -283,7 +289,6 @@ class Store(ReviewVerbs):
             "seconds": answer.seconds,
             "created_at": self._now(),
         }
-        self._put(self._llm_label_upsert, [row], lease)
 
     @cached_property
     def _llm_label_upsert(self) -> Any:
@@ -303,9 +308,15 @@ class Store(ReviewVerbs):
 
         The answers of rounds that a rollback set aside do not count, unless their round is asked for.
         """
-        c, s, r = t.llm_labels.c, t.samples.c, t.rounds.c
+        return self._answers(t.llm_labels, project_id, round_number, task_ids)
+
+    def _answers(
+        self, table: Table, project_id: int, round_number: int | None, task_ids: Collection[int] | None, *more: Any
+    ) -> dict[int, Answer]:
+        """Return ``llm_labels`` of `table`, which fulfil `more`."""
+        c, s, r = table.c, t.samples.c, t.rounds.c
         same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
-        query = select(t.llm_labels).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False))
+        query = select(table).join(t.samples, same).where(c.project_id == project_id, s.retired.is_(False), *more)
         if round_number is not None:
             query = query.where(c.round_number == round_number)
         else:
@@ -546,7 +557,8 @@ class Store(ReviewVerbs):
                 )
             if status is RoundStatus.PENDING:  # a person resumed it: its setbacks are forgiven
                 forgiven = {"setbacks", "waits_until", "asking"}
-                changes["progress"] = {k: v for k, v in current.progress.items() if k not in forgiven}
+                kept = (k for k in current.progress if k.partition(" ")[0] not in forgiven)
+                changes["progress"] = {k: current.progress[k] for k in kept}
             self._set_round(connection, round_id, changes)
         return self.round(round_id)
 
@@ -570,11 +582,14 @@ class Store(ReviewVerbs):
 
     def verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None = None) -> list[Verdict]:
         """Return a round's verdicts of the tasks that still exist, most doubtful first."""
+        return self._verdicts(project_id, round_id, task_ids)
+
+    def _verdicts(self, project_id: int, round_id: int, task_ids: Collection[int] | None, *more: Any) -> list[Verdict]:
         c, s = t.verdicts.c, t.samples.c
         here = and_(s.project_id == c.project_id, s.task_id == c.task_id)
         columns = [c[name] for name in Verdict.__dataclass_fields__]
         query = select(*columns).join(t.samples, here)
-        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False))
+        query = query.where(c.project_id == project_id, c.round_id == round_id, s.retired.is_(False), *more)
         return [_verdict(row) for row in self._by_task(query.order_by(c.rank, c.task_id), c.task_id, task_ids)]
 
     # --- leases -----------------------------------------------------------------------------------------------
@@ -805,8 +820,7 @@ def _chunks(items: Sequence[Any], size: int = IN_CHUNK) -> Iterator[Sequence[Any
 
 
 def _project(row: Row[Any]) -> Project:
-    names = Project.__dataclass_fields__
-    values = {name: getattr(row, name) for name in names}
+    values = {name: getattr(row, name) for name in Project.__dataclass_fields__ if name != "control"}
     return Project(**{**values, "label_space": LabelSpace.from_json(row.label_space)})
 
 

@@ -1,5 +1,7 @@
 """Which tables are there? Plain SQLAlchemy Core; every row belongs to a Label Studio project."""
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -61,23 +63,42 @@ samples = Table(
     Column("slice", Text),
 )
 
+
+def _answer() -> list[Column[Any]]:
+    """Return the columns of what an annotator said."""
+    return [
+        Column("content_hash", String(64), nullable=False),
+        Column("label", Text),
+        Column("raw", Text, nullable=False),
+        Column("reason", Text),
+        Column("confidence", Float),
+        Column("annotator", Text, nullable=False),
+        Column("prompt_version", String(64), nullable=False),
+        Column("prompt_tokens", Integer, nullable=False),
+        Column("completion_tokens", Integer, nullable=False),
+        Column("seconds", Float, nullable=False),
+        Column("created_at", Float, nullable=False),
+    ]
+
+
 llm_labels = Table(
     "llm_labels",
     metadata,
     Column("project_id", Integer, primary_key=True),
     Column("task_id", Integer, primary_key=True, autoincrement=False),
     Column("round_number", Integer, primary_key=True, autoincrement=False),
-    Column("content_hash", String(64), nullable=False),
-    Column("label", Text),
-    Column("raw", Text, nullable=False),
-    Column("reason", Text),
-    Column("confidence", Float),
-    Column("annotator", Text, nullable=False),
-    Column("prompt_version", String(64), nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("created_at", Float, nullable=False),
+    *_answer(),
+)
+
+# The same of each control, in a project with several; llm_labels then keeps what they say together.
+control_labels = Table(
+    "control_labels",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("task_id", Integer, primary_key=True, autoincrement=False),
+    Column("round_number", Integer, primary_key=True, autoincrement=False),
+    Column("control", Text, primary_key=True),
+    *_answer(),
 )
 
 # What was asked of the endpoints, kept by the request and not by the label: a label may have taken several requests, or a
@@ -139,6 +160,8 @@ opinions = Table(
     Column("confidence", Float),
     # Probability that the model gave to answers that are no label.
     Column("missing_mass", Float),
+    # Which control it was about, in a project with several.
+    Column("control", Text),
     # The labels that the question listed, where these were not all of them.
     Column("candidates", JSON),
     Column("raw", Text, nullable=False),

@@ -1,4 +1,4 @@
-"""How frequent is each class really, when an LLM that errs counted? Its counts, moved towards equal shares as it errs more.
+"""How frequent is each class really, when an LLM that errs counted? Its counts, moved towards equal shares as far as its errors allow.
 
 An LLM errs towards its favourite classes: where it is often wrong, what it says often is said too often, and a model trained on its labels
 learns that too. The log-odds of such a model are corrected by the ratio of the believed shares to the learned ones.
@@ -14,14 +14,14 @@ import numpy.typing as npt
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 
-TRUST = 2.0
-"""Estimated share of errors times this is the weight of equal shares: an LLM that is wrong half of the time tells nothing about
-shares. Over 13 files with real LLM labels, AUROC for wrong labels: 0.645 without correction, 0.660 with 1, 0.683 with 2, 0.697 with equal
-shares always - which costs 0.08 where classes really are rare (``technology_en``; with 2 nothing is lost there)."""
+ONE_SIDED = 0.75
+"""Share of an LLM's errors that is taken to come from saying its favourites too often. It bounds how far its shares are moved towards equal ones:
+moving them by d (total variation) says that at least the share d of its labels is wrong. Over 111 recorded labelings (an LLM and a file) of
+twelve kinds the true distance is between 0.1 and 1 times the share of errors, half of them above 0.7."""
 
-TRUST_UNLABELED = 4.0
+ONE_SIDED_UNLABELED = 1.5
 """The same for samples without a label: had one of its favourite classes fitted, the LLM would have said it. Right labels among the
-abstained, with 2 and with 4: ``banking77`` 0.38 and 0.53, ``ddc_agnews_conf`` 0.41 and 0.46, ``mr`` 0.617 and 0.622."""
+abstained, with 0.75 and with 1.5: ``banking77`` 0.44 and 0.53, ``ddc_agnews_conf`` 0.70 and 0.69, ``policy_da`` 0.33 and 0.39."""
 
 MAX_SHIFT = 4.0
 """Nats; a class that hardly ever occurs is not made a likely one."""
@@ -50,7 +50,7 @@ def noise_rate(log_probs: Floats, given: Ints) -> float:
     return float(np.mean([(balanced[given[rows] == k] != k).mean() for k in classes]))
 
 
-def prior_shift(log_probs: Floats, given: Ints, *, named: bool, trust: float = TRUST) -> Floats:
+def prior_shift(log_probs: Floats, given: Ints, *, named: bool, one_sided: float = ONE_SIDED) -> Floats:
     """Return what is to be added to the log-odds of each class, shape (K,), nats.
 
     Parameters
@@ -61,8 +61,8 @@ def prior_shift(log_probs: Floats, given: Ints, *, named: bool, trust: float = T
         Shape (N,), -1 where there is none.
     named : bool
         Whether the labels' names had a say. If not, nothing is known of a class that was never given, and it gets nothing added.
-    trust : float
-        ``TRUST``, or ``TRUST_UNLABELED`` for the samples that the LLM abstained from.
+    one_sided : float
+        ``ONE_SIDED``, or ``ONE_SIDED_UNLABELED`` for the samples that the LLM abstained from.
 
     References
     ----------
@@ -71,8 +71,9 @@ def prior_shift(log_probs: Floats, given: Ints, *, named: bool, trust: float = T
     """
     learned = shares(log_probs)
     known = (np.bincount(given[given >= 0], minlength=log_probs.shape[1]) > 0) | named
-    weight = min(1.0, trust * noise_rate(log_probs, given))
     equal = np.where(known, learned[known].sum() / max(int(known.sum()), 1), learned)
+    distance = 0.5 * float(np.abs(learned - equal).sum())
+    weight = min(1.0, one_sided * noise_rate(log_probs, given) / max(distance, 1e-9))
     shift = np.log((1.0 - weight) * learned + weight * equal) - np.log(learned)
     return np.asarray(np.minimum(shift, MAX_SHIFT))
 

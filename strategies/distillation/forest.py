@@ -109,8 +109,9 @@ def _out_of_bag(forest: ExtraTreesClassifier, model: ForestModel, rows: Floats) 
     for tree, root, drawn in zip(forest.estimators_, model.roots.tolist(), forest.estimators_samples_, strict=True):
         out = np.ones(len(rows), dtype=bool)
         out[drawn] = False
-        said[out] += model.values[root + tree.apply(rows[out])]
-        asked[out] += 1
+        if out.any():
+            said[out] += model.values[root + tree.apply(rows[out])]
+            asked[out] += 1
     return _smoothed(said, asked, model.prior)
 
 

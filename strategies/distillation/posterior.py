@@ -1,12 +1,13 @@
 """What is the true label, given what the LLM said and what the SLM thinks? Bayes over an annotator that errs.
 
-The SLM's out-of-sample probabilities p are the prior, the LLM's answer is the evidence. An LLM that errs says something plausible, so
-that a wrong answer l is likely in proportion to p[l]::
+The SLM's out-of-sample probabilities p are the prior, the LLM's answer is the evidence. An LLM that errs says something plausible, and
+rather one of its favourites, so that a wrong answer l is likely in proportion to favoured[l] * p[l] (``habits.py``)::
 
-    P(LLM says l | truth k) = 1 - noise                      if l = k
-                              noise * p[l] / (1 - p[k])      otherwise
+    P(LLM says l | truth k) = 1 - missed[k]                                                       if l = k
+                              missed[k] * favoured[l] * p[l] / sum_{j != k} favoured[j] * p[j]    otherwise
 
-so that the odds of k against l are ``noise / (1 - noise) * p[k] / (1 - p[k])``, the last factor tempered. How often the LLM errs is not
+so that the odds of k against l are ``missed[k] / (1 - missed[l]) * favoured[l] * p[k] / sum_{j != k} favoured[j] * p[j]``, the factors with p
+tempered. With no favourites and one share of errors they are ``noise / (1 - noise) * p[k] / (1 - p[k])``. How often the LLM errs is not
 known without people; a share of what the SLM doubts is laid at its door. What people corrected corrects that guess.
 
 Where the LLM abstained p itself is the posterior, flattened (``ABSTAINED_TEMPER``).
@@ -22,8 +23,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from strategies.distillation.habits import MOST, Habits, even, habits
+
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 UNLABELED = -1
 
@@ -63,8 +67,8 @@ def combine(
     *,
     p_threshold: float = 0.5,
     slm_first: Floats | None = None,
-) -> Floats:
-    """Return the probability of each label being the true one.
+) -> tuple[Floats, Ints]:
+    """Return the probability of each label being the true one, and the verdict, before a person's own word about a sample.
 
     Parameters
     ----------
@@ -78,7 +82,7 @@ def combine(
     p_clean : ndarray
         Shape (N,), posterior that the LLM's label is clean, NaN where unknown.
     human_labels : ndarray
-        Shape (N,), -1 where there is none; where there is one it is certain.
+        Shape (N,), -1 where there is none: they tell how often the LLM errs.
     p_threshold : float
         In (0, 1): an LLM label whose ``p_clean`` reaches it is clean and stays.
     slm_first : ndarray, optional
@@ -87,40 +91,23 @@ def combine(
 
     Returns
     -------
-    ndarray
-        Shape (N, K), rows sum to 1; the largest entry of a row is the verdict.
+    posterior : ndarray
+        Shape (N, K), rows sum to 1.
+    label : ndarray
+        Shape (N,): the most probable label, or the LLM's where that must stay; it may then be the less probable one.
 
     References
     ----------
     Dawid, Skene: Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm, 1979.
     """
-    return certain(
-        machine_posterior(
-            llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold, slm_first=slm_first
-        ),
-        human_labels,
-    )
-
-
-def machine_posterior(
-    llm_labels: Ints,
-    llm_confidence: Floats | None,
-    probs: Floats,
-    p_clean: Floats,
-    human_labels: Ints,
-    *,
-    p_threshold: float,
-    slm_first: Floats | None,
-) -> Floats:
-    """Return what ``combine`` does before a person's own word about a sample: what the machines alone would say of it."""
     routed = np.zeros(len(llm_labels), dtype=bool) if slm_first is None else np.isfinite(slm_first)
     usual = np.where(routed, UNLABELED, llm_labels)
     noise = noise_rates(usual, llm_confidence, probs, human_labels)
-    if slm_first is not None:
-        noise = np.where(routed, slm_first, noise)
-    posterior = bayes(llm_labels, probs, noise, mild=routed)
-    _keep(posterior, usual, p_clean, p_threshold)
-    return np.asarray(posterior / posterior.sum(axis=1, keepdims=True))
+    posterior = bayes(usual, probs, noise, habits(usual, probs, float(noise.mean()) if noise.size else 0.0))
+    if slm_first is not None:  # what the LLM is usually like says nothing about where it fails
+        posterior[routed] = bayes(llm_labels[routed], probs[routed], slm_first[routed], mild=True)
+    label = np.where(_stays(posterior, usual, p_clean, p_threshold), llm_labels, posterior.argmax(axis=1))
+    return posterior, label
 
 
 def certain(posterior: Floats, human_labels: Ints) -> Floats:
@@ -131,19 +118,26 @@ def certain(posterior: Floats, human_labels: Ints) -> Floats:
     return found
 
 
-def bayes(llm_labels: Ints, probs: Floats, noise: Floats, *, mild: npt.NDArray[np.bool_] | None = None) -> Floats:
+def bayes(
+    llm_labels: Ints, probs: Floats, noise: Floats, spread: Habits | None = None, *, mild: bool = False
+) -> Floats:
     """Return the posterior of every label, shape (N, K), given the LLM's share of errors `noise`, shape (N,).
 
-    Where `mild`, shape (N,), an LLM that errs much says nothing for its label, but nothing against it either: the SLM's word decides.
-    Without this, two that agree would be overruled.
+    `spread` tells how the mean of `noise` is spread over the classes; None: evenly. With `mild` an LLM that errs much says nothing for
+    its label, but nothing against it either: the SLM's word decides. Without this, two that agree would be overruled.
     """
+    n_classes, usual = probs.shape[1], float(noise.mean()) if noise.size else 0.0
+    spread = even(n_classes, usual) if spread is None else spread
     posterior = np.clip(probs, FLOOR, 1.0 - FLOOR)
     rows = np.flatnonzero(llm_labels != UNLABELED)
-    own = llm_labels[rows]
-    rivals = (posterior[rows] / (1.0 - posterior[rows])) ** TEMPER * noise[rows, None]
-    said = 1.0 - noise[rows]  # both divided by the prior of the LLM's label, which cancels
-    if mild is not None:
-        said = np.where(mild[rows], np.maximum(said, rivals[np.arange(len(rows)), own]), said)
+    own, prior, favoured = llm_labels[rows], posterior[rows], spread.favoured
+    missed = np.minimum(spread.missed * (noise[rows] / max(usual, FLOOR))[:, None], MOST)
+    mean = float((prior @ favoured).mean()) if rows.size else 1.0
+    others = np.maximum((prior @ favoured)[:, None] - prior * favoured, FLOOR * mean)  # sum_{j != k} favoured[j] * p[j]
+    rivals = (prior * mean / others) ** TEMPER * missed * (favoured[own] / mean)[:, None]
+    said = 1.0 - missed[np.arange(len(rows)), own]  # both divided by the prior of the LLM's label
+    if mild:
+        said = np.maximum(said, rivals[np.arange(len(rows)), own])
     rivals[np.arange(len(rows)), own] = said
     posterior[rows] = rivals
     posterior[llm_labels == UNLABELED] **= ABSTAINED_TEMPER
@@ -175,12 +169,11 @@ def _sureness(confidence: Floats | None, n: int) -> Floats:
     return np.asarray(np.clip(np.nan_to_num(confidence, nan=usual) / max(usual, 1e-6), 0.5, 1.0))
 
 
-def _keep(posterior: Floats, llm_labels: Ints, p_clean: Floats, p_threshold: float) -> None:
-    """Lift the LLM's label to the top, in place, where the mixture calls it clean or no well-known rival is probable enough."""
-    rows = np.flatnonzero(llm_labels != UNLABELED)
-    said, best = llm_labels[rows], posterior[rows].argmax(axis=1)
-    own, rival = posterior[rows, said], posterior[rows, best]
-    clean = np.nan_to_num(p_clean[rows], nan=1.0) >= p_threshold
-    rare = np.bincount(said, minlength=posterior.shape[1])[best] < SUPPORT
-    lifted = (own < rival) & (clean | rare | (rival < OVERRULE * own))
-    posterior[rows[lifted], said[lifted]] = rival[lifted] * 1.0001
+def _stays(posterior: Floats, llm_labels: Ints, p_clean: Floats, p_threshold: float) -> Bools:
+    """Say where the LLM's label stays, shape (N,): the mixture calls it clean, or no well-known rival is probable enough."""
+    rows, said = np.arange(len(llm_labels)), np.maximum(llm_labels, 0)
+    best = posterior.argmax(axis=1)
+    clean = np.nan_to_num(p_clean, nan=1.0) >= p_threshold
+    rare = np.bincount(said[llm_labels != UNLABELED], minlength=posterior.shape[1])[best] < SUPPORT
+    near = posterior[rows, best] < OVERRULE * posterior[rows, said]
+    return np.asarray((llm_labels != UNLABELED) & (clean | rare | near))

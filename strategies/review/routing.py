@@ -195,9 +195,9 @@ def explaining_noise(llm_labels: Ints, probs: Floats, human_labels: Ints) -> flo
     probs : ndarray
         Shape (n, K).
     """
-    rows, mild = np.arange(len(llm_labels)), np.ones(len(llm_labels), dtype=bool)
+    rows = np.arange(len(llm_labels))
     likelihoods = [
-        np.log(bayes(llm_labels, probs, np.full(len(rows), noise), mild=mild)[rows, human_labels]).sum()
+        np.log(bayes(llm_labels, probs, np.full(len(rows), noise), mild=True)[rows, human_labels]).sum()
         + NOISE_PRIOR * (np.log(noise) + np.log(1.0 - noise))
         for noise in NOISES
     ]

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from strategies.distillation.posterior import certain, machine_posterior
+from strategies.distillation.posterior import certain, combine
 from strategies.review.flags import Strings, flag_samples
 from strategies.review.ranking import review_order
 
@@ -29,7 +29,8 @@ class Decision:
     label : ndarray
         The verdict, 0 ... K-1.
     score : ndarray
-        Probability in [0, 1] that `label` is right; 1 = surely, as for a person's.
+        Probability in [0, 1] that `label` is right; 1 = surely, as for a person's. Low where the LLM's label stays although another is
+        as probable.
     source : ndarray
         ``"human"``, ``"llm"`` or ``"slm"``: whose label the verdict is. ``"slm"`` only where it is not the LLM's.
     flag : ndarray
@@ -93,12 +94,12 @@ def decide(
     _check(llm_labels, probs, p_clean, human_labels)
     rows = np.arange(len(llm_labels))
     routed = np.zeros(len(llm_labels), dtype=bool) if slm_first is None else np.isfinite(slm_first)
-    machine = machine_posterior(
+    machine, machine_label = combine(
         llm_labels, llm_confidence, probs, p_clean, human_labels, p_threshold=p_threshold, slm_first=slm_first
     )
-    posterior, machine_label = certain(machine, human_labels), machine.argmax(axis=1)
-    label, slm_label = posterior.argmax(axis=1), probs.argmax(axis=1)
+    posterior, slm_label = certain(machine, human_labels), probs.argmax(axis=1)
     human, asked = human_labels != UNLABELED, llm_labels != UNLABELED
+    label = np.where(human, human_labels, machine_label)
     said = [human, routed, asked]
     prediction_label = np.select(said, [human_labels, machine_label, llm_labels], default=slm_label)
     prediction_score = np.where(human, 1.0, probs[rows, prediction_label])

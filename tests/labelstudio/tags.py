@@ -141,4 +141,18 @@ CASES = (
         data={"talk": [{"who": "Ann", "text": "Hi"}, {"text": "Who is it?"}, {"who": "Ann", "text": ""}]},
         text="Ann: Hi\nWho is it?",
     ),
+    Case(
+        "choices on a row",
+        _view(_TWO, '<Table name="text" value="$row"/>'),
+        _AB,
+        data={"row": {"job": "nurse", "age": 41, "income": 52000.5, "left": None, "vip": True}},
+        text='{"age": 41, "income": 52000.5, "job": "nurse", "left": null, "vip": true}',
+    ),
+    Case(
+        "choices on fields",
+        _view(_TWO, '<Text name="text" value="Job: $job; age: $age"/>'),
+        _AB,
+        data={"age": 41, "job": "nurse", "hint": ""},
+        text='{"job": "nurse", "age": 41}',
+    ),
 )

@@ -339,6 +339,7 @@
     const inside = count(lasso);
     const corners = lasso.flatMap(([x, y]) => [Math.round(x), Math.round(GRID - y)]).join(",");
     const where = new URLSearchParams({ round: root.dataset.round, area_round: root.dataset.round, area: corners });
+    if (root.dataset.control) where.set("area_control", root.dataset.control);
     openSet.href = `${root.dataset.samples}?${where}`;
     openSet.textContent = `Show the set (${inside.toLocaleString("en")})`;
     openSet.hidden = false;

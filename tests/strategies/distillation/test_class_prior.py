@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from strategies.distillation.class_prior import MAX_SHIFT, noise_rate, prior_shift
+from strategies.distillation.class_prior import MAX_SHIFT, noise_rate, prior_shift, shares
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +28,18 @@ def test_an_llm_with_a_favourite_is_corrected_towards_equal_shares() -> None:
     before = (learned.argmax(1) == truth).mean()
     assert before < 0.65
     assert ((learned + shift).argmax(1) == truth).mean() > before + 0.1
+
+
+def test_shares_move_no_further_than_the_errors_allow() -> None:
+    """Nine of ten are 0, and one label in twenty is contradicted: equal shares would need eight times as many errors."""
+    truth = (np.arange(2000) % 10 == 0).astype(np.int64)
+    given = np.where(np.arange(2000) % 20 == 1, 1 - truth, truth)
+    learned = views(truth, 0.9, 2)
+    weight = 0.75 * noise_rate(learned, given) / abs(shares(learned)[0] - 0.5)
+    moved = (1 - weight) * shares(learned) + weight * 0.5
+    assert 0.0 < weight < 1.0
+    np.testing.assert_allclose(prior_shift(learned, given, named=False), np.log(moved / shares(learned)))
+    assert (prior_shift(learned, given, named=False, one_sided=1.5) > prior_shift(learned, given, named=False))[1]
 
 
 def test_rare_classes_stay_rare_where_the_llm_is_right() -> None:

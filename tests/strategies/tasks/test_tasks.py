@@ -24,7 +24,7 @@ def test_shipped_strategies_are_whole(name: str) -> None:
     strategy = load(name)
     assert strategy.name == name
     assert strategy.tags
-    assert strategy.slm == "text"
+    assert strategy.slm == ("tabular" if name == "tabular" else "text")
     assert "{query}" in strategy.output_control
     assert "{demonstrations}" in strategy.demonstration
     assert set(strategy.anchors) <= set(strategy.aliases)
@@ -116,7 +116,7 @@ def test_files_that_are_no_strategy(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "../sentiment", "sentiment.yaml", "/etc/passwd", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(TaskStrategyError, match="There are: entities, pairwise, rating, sentiment, topic"):
+    with pytest.raises(TaskStrategyError, match="There are: entities, pairwise, rating, sentiment, tabular, topic"):
         load(name)
 
 
@@ -127,7 +127,7 @@ def test_a_folder_of_the_users_adds_names(tmp_path: Path) -> None:
     write(tmp_path, title="Reviews")
     (tmp_path / ".hidden.yaml").write_text("[")
     (tmp_path / "notes.txt").write_text("[")
-    assert names(tmp_path) == ["entities", "mine", "pairwise", "rating", "sentiment", "topic"]
+    assert names(tmp_path) == ["entities", "mine", "pairwise", "rating", "sentiment", "tabular", "topic"]
     assert load("mine", tmp_path).title == "Reviews"
     assert load("topic", tmp_path) == load("topic")
 
@@ -211,7 +211,7 @@ def test_every_mistake_is_told_with_its_line(tmp_path: Path) -> None:
     found = mistakes(path, {"Choices"})
     assert [(one.line, one.says.partition(".")[0]) for one in found] == [
         (2, "'tags' names 'Chois', which CORAL does not serve"),
-        (3, "'slm' is 'image'; the small model may be: text"),
+        (3, "'slm' is 'image'; the small model may be: text, tabular"),
         (7, "'task_description' has the unknown placeholder {lables}"),
         (8, "'demonstration' has the unknown placeholder {more}"),
         (
@@ -251,3 +251,74 @@ def test_a_bomb_of_references_does_not_go_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names())
 def test_shipped_strategies_have_no_mistakes(name: str) -> None:
     assert mistakes(FOLDER / f"{name}.yaml", {"Choices", "Labels", "Pairwise", "Rating", "Taxonomy"}) == []
+
+
+# --- columns -----------------------------------------------------------------------------------------------------------
+
+
+def columns_file(folder: Path, columns: str) -> Path:
+    """Write tabular.yaml with `columns` at its end, which begins in line 1 of what is written there."""
+    path = folder / "patients.yaml"
+    path.write_text((FOLDER / "tabular.yaml").read_text().rstrip() + "\n" + columns)
+    return path
+
+
+def test_rows_have_a_strategy_of_their_own() -> None:
+    assert choose("Choices", ["positive", "negative"], slm="tabular").name == "tabular"
+    assert choose("Rating", ["1", "2"], slm="tabular").name == "tabular"
+    assert choose("Choices", ["positive", "negative"]).name == "sentiment"
+
+
+def test_columns_are_told_with_description_and_unit(tmp_path: Path) -> None:
+    text = """columns:
+  age: {description: of the patient, unit: years, kind: numeric}
+  ward:
+    kind: categorical
+  insurance: what pays
+  note:
+"""
+    strategy = load(str(columns_file(tmp_path, text)))
+    row = '{"ward": 7, "age": 41.5, "insurance": null, "id": 12, "note": "two\\nlines"}'
+    assert strategy.shown(row).splitlines() == [
+        "age (of the patient, in years): 41.5",
+        "ward: 7",
+        "insurance (what pays): missing",
+        "note: two lines",
+    ]
+    assert load("tabular").shown(row).splitlines()[0] == "ward: 7"
+    assert load("tabular").shown("no row") == "no row"
+    assert load("topic").shown(row) == row
+
+
+@pytest.mark.parametrize(
+    ("columns", "line", "says"),
+    [
+        ("columns: [age]", 1, "'columns' is ['age']; it must be a mapping"),
+        ("columns: {}", 1, "must be a mapping from columns"),
+        (
+            "columns:\n  age:\n    units: years",
+            3,
+            "column 'age' has the unknown key units. Allowed: description, unit, kind",
+        ),
+        (
+            "columns:\n  age:\n    unit: years\n    kind: number",
+            4,
+            "kind of column 'age' is 'number'; it may be: numeric, cat",
+        ),
+        ("columns:\n  age: years\n  7: ward", 3, "a name in 'columns' is 7; it must be a text"),
+        ("columns:\n  age: 3", 2, "column 'age' is 3; it must be a text"),
+        ("columns:\n  age: x\n  age: y", 3, "'age' stands here a second time"),
+    ],
+)
+def test_a_wrong_column_is_told_with_its_line(tmp_path: Path, columns: str, line: int, says: str) -> None:
+    path = columns_file(tmp_path, columns)
+    above = len((FOLDER / "tabular.yaml").read_text().rstrip().splitlines())
+    found = mistakes(path)
+    assert [mistake.line for mistake in found] == [above + line]
+    assert says in found[0].says
+
+
+def test_columns_are_for_the_small_model_of_tables(tmp_path: Path) -> None:
+    path = columns_file(tmp_path, "columns: {age: years}")
+    path.write_text(path.read_text().replace("slm: tabular", "slm: text"))
+    assert "write slm: tabular" in mistakes(path)[0].says
