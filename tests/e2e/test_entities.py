@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from coral_backend.annotate import make_strategy
+from coral_backend.app import create_app
+from coral_backend.auth import secrets_for
 from coral_backend.catch_up import catch_up
 from coral_backend.exceptions import SettingsError
 from coral_backend.labels import Span, read_spans
@@ -37,6 +43,9 @@ FRAMES = (
     "{p} went to {l} by train", "In {l} it rained when {p} came", "Yesterday {p} called from {l}", "We met {p} near {l} last week",
     "{p} has lived in {l} for years", "The mayor of {l} thanked {p}",
 )  # fmt: skip
+FOLDER = os.environ.get("CORAL_TEST_SHOTS", "")
+"""Where screens are kept; empty for nowhere."""
+
 ODD = "  \U0001f44d\U0001f3fd cafe\u0301\r\n"
 """Before some texts: what moves offsets wherever somebody strips or counts otherwise."""
 
@@ -206,7 +215,64 @@ def test_4_a_task_that_comes_later_is_labelled_beside_the_round(world: World) ->
     assert len(world.pushed(task_id)) == 3
 
 
-def test_5_the_embedded_annotator_says_that_it_cannot(world: World) -> None:
+def test_5_the_pages_show_the_spans_and_nothing_of_a_text_is_a_tag(world: World) -> None:
+    page = create_app(world.settings, world.store).test_client()
+    password = secrets_for(world.settings).password
+    for path in ("", "/samples", "/map", "/quality", "/rounds/1", "/rounds/2", "/configuration"):
+        answer = page.get(f"/dashboard/projects/{world.project_id}{path}", auth=("coral", password))
+        assert answer.status_code == 200, (path, answer.text[-500:])
+        if path == "/samples":
+            assert re.search(r'<mark class="\w+( out)?" title="[^"]+">Bob<small> PER \d', answer.text)
+            assert "[[" not in answer.text, "no JSON is shown to people"
+        _keep(f"dashboard{path.replace('/', '-') or '-overview'}.html", answer.text)
+    csv, jsonl = (
+        page.get(f"/dashboard/projects/{world.project_id}/download?format={form}", auth=("coral", password))
+        for form in ("csv", "jsonl")
+    )
+    assert csv.status_code == jsonl.status_code == 200
+    for line in jsonl.text.splitlines():
+        row = json.loads(line)
+        for span in read_spans(row["label"]) or ():
+            assert row["text"][span.start : span.end].strip()
+
+
+def test_6_the_form_is_pre_filled_with_the_spans(world: World, browser: Browser) -> None:
+    studio = world.studio
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"{studio.url}/user/login/")
+    credentials = json.loads((studio.server.data_dir / "credentials.json").read_text())
+    page.fill("input[name=email]", "tester@example.com")
+    page.fill("input[name=password]", credentials["password"])
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "/user/login" not in url, wait_until="commit")
+    shown = 0
+    for text, task_id in world.ids.items():
+        if shown == 2 or task_id not in world.verdicts() or world.verdicts()[task_id].source is Source.HUMAN:
+            continue
+        if not text.startswith(ODD) and shown == 0:
+            continue  # first one whose offsets are easily wrong
+        page.goto(f"{studio.url}/projects/{world.project_id}/data?task={task_id}")
+        page.wait_for_selector(".htx-highlight", timeout=60_000)
+        words = {text[s.start : s.end] for s in read_spans(world.verdicts()[task_id].prediction_label) or ()}
+        assert set(page.locator(".htx-highlight").all_inner_texts()) == words
+        if FOLDER:
+            page.screenshot(path=str(Path(FOLDER) / f"form-{shown}.png"))
+        shown += 1
+    assert shown == 2
+    if FOLDER:
+        page.goto(f"{studio.url}/projects/{world.project_id}/data")
+        page.wait_for_selector(".lsf-table-row", timeout=60_000)
+        page.wait_for_timeout(3_000)
+        page.screenshot(path=str(Path(FOLDER) / "tab.png"))
+
+
+def _keep(name: str, text: str) -> None:
+    """Keep what a person may look at, where they ask for it."""
+    if FOLDER:
+        (Path(FOLDER) / name).write_text(text, encoding="utf-8")
+
+
+def test_7_the_embedded_annotator_says_that_it_cannot(world: World) -> None:
     space = world.store.project(world.project_id).label_space
     embedded = EmbeddedAnnotator(lambda texts: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(SettingsError, match=r"embedded annotator compares whole texts .* cannot mark spans"):

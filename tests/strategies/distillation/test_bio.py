@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.distillation.bio import (
+    Floats,
     Range,
     begins,
     decode,
@@ -25,12 +26,12 @@ from strategies.distillation.bio import (
 TYPES = 2
 
 
-def sure(classes: list[int], p: float = 0.9) -> np.ndarray:
+def sure(classes: list[int], p: float = 0.9) -> Floats:
     """Return log-probabilities that give every token's class `p` and share the rest."""
     c = n_classes(TYPES)
     probs = np.full((len(classes), c), (1 - p) / (c - 1))
     probs[np.arange(len(classes)), classes] = p
-    return np.log(probs)
+    return np.asarray(np.log(probs))
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3), st.integers(0, 1)), max_size=6))
