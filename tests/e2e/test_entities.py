@@ -14,15 +14,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from coral_backend.annotate import make_strategy
 from coral_backend.app import create_app
 from coral_backend.auth import secrets_for
 from coral_backend.catch_up import catch_up
-from coral_backend.exceptions import SettingsError
 from coral_backend.labels import Span, read_spans
 from coral_backend.labelstudio.tabs import tab_counts
 from coral_backend.labelstudio.tasks import sample_from_task
-from coral_backend.llm.embedded import EmbeddedAnnotator
 from coral_backend.rounds import RoundRunner, reconcile, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
@@ -270,10 +267,3 @@ def _keep(name: str, text: str) -> None:
     """Keep what a person may look at, where they ask for it."""
     if FOLDER:
         (Path(FOLDER) / name).write_text(text, encoding="utf-8")
-
-
-def test_7_the_embedded_annotator_says_that_it_cannot(world: World) -> None:
-    space = world.store.project(world.project_id).label_space
-    embedded = EmbeddedAnnotator(lambda texts: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(SettingsError, match=r"embedded annotator compares whole texts .* cannot mark spans"):
-        make_strategy(world.settings, [embedded], space)

@@ -121,7 +121,7 @@ def test_a_span_that_the_slm_has_not_judged_is_no_error(work: Work) -> None:
     odd = Span(4, 7, "PER")
     lease = work.store.take_lease("again")
     assert lease is not None
-    number = work.store.rounds(1)[0].number
+    number = work.store.rounds(1)[0].number + 1
     answer = Answer(write_spans([BOB, ROME, odd]))
     work.store.put_llm_label(1, number, Sample(7, TEXT), answer, prompt_version="v", lease=lease)
     verdict = judged(work)[7]

@@ -288,3 +288,14 @@ def test_spans_with_labels_that_are_gone_are_no_prediction() -> None:
     with pytest.raises(ValueError, match="no spans of 'label'"):
         to_regions(space, '[[0, 3, "ORG"]]', None)
     assert from_result(space, prediction_row(space, "coral-r1", verdict(1, '[[0, 3, "ORG"]]'))[1]) == "[]"
+
+
+def test_spans_and_a_class_of_one_text_are_two_controls_of_a_text_that_is_kept_as_it_stands() -> None:
+    both = (
+        '<View><Text name="text" value="$text"/><Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices>'
+        '<Labels name="names" toName="text"><Label value="PER"/></Labels></View>'
+    )
+    space = parse_config(both)
+    assert [(control.from_name, control.kind) for control in space.controls] == [("mood", "single"), ("names", SPANS)]
+    sample = sample_from_task(space, {"id": 1, "data": {"text": "  Bob \n"}}, recorded_key=None, max_chars=1000)
+    assert sample.text == "  Bob \n", "no blank is stripped: offsets would move"
