@@ -79,7 +79,7 @@ def show(
     ask_again(store, project, verdicts)
     values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
     looks = _look_values(project.label_space, store.second_looks(project.id))
-    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: dict(slices or {})}
+    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: slices or {}}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
     _instruct(store, client, project)
@@ -95,7 +95,7 @@ def show_some(
 ) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
     values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
-    values = {**values, columns.SLICE: dict(slices or {})}
+    values |= {columns.SLICE: dict(slices or {})}
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 

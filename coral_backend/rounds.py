@@ -22,6 +22,7 @@ import numpy as np
 
 from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, Report, known_from_round, make_strategy, make_team
+from coral_backend.batch_clerk import Clerk
 from coral_backend.batches import BatchDesk, told_of
 from coral_backend.controls import agreed_pairs, demos_of, joined_demos, project_of, spaces, verdict_of
 from coral_backend.controls import settings_of as settings_of_control
@@ -389,7 +390,7 @@ class RoundRunner:
         if desk.collect(_widest(parts)):
             return False
         for part in parts:
-            part.annotation.annotators = [desk.clerk(annotator) for annotator in part.annotation.annotators]
+            part.annotation.annotators = [Clerk(desk, annotator) for annotator in part.annotation.annotators]
         return True
 
     def _called_back(self, step: Step, parts: Sequence[Part]) -> bool:

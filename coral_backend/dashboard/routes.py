@@ -313,16 +313,16 @@ def quality(project_id: int) -> str:
     store = shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
-    lines = slice_lines(store, project)
     control = by_control.chosen(project, request.args.get("control"))
     agreement = by_control.agreement_of(store, project, control)
+    lines = slice_lines(store, project)
     view: dict[str, Any] = {
         "rounds": _judged_rounds(store, project),
         "agreement": [
             (done, agreement[done.id]) for done in reversed(store.rounds(project.id)) if done.id in agreement
         ],
-        "slices": lines if worth_showing(lines) else [],
         "asks_for": functools.partial(by_control.asks_for, control),
+        "slices": lines if worth_showing(lines) else [],
     }
     if current is not None:
         scores = by_control.scores_of(store, project, control, current)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from coral_backend.controls import said_of
 from coral_backend.labels import SPANS
 from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.forms.spans import recorded_spans
 from coral_backend.llm.parse import match_label, plain
 from coral_backend.llm.prompt import Prompt
-from coral_backend.types import Answer, Sample
+from coral_backend.types import Answer
 
 
 class RecordedAnnotator:
-    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's.
+    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's; of several controls, an object of them.
 
     ``is_llm`` is False: nobody is asked, and who gave the labels is not known here.
     """
@@ -28,16 +29,17 @@ class RecordedAnnotator:
         """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
         for question in questions:
             check()
-            sample = question.sample
-            on_answer(sample, abstained(sample, self.name) or self._read(sample, question.prompt))
+            sample, control = question.sample, question.control
+            recorded = sample.recorded if control is None else said_of(sample.recorded, control)
+            on_answer(sample, abstained(sample, self.name) or self._read(recorded, question.prompt, sample.text))
 
-    def _read(self, sample: Sample, prompt: Prompt) -> Answer:
-        recorded, labels = sample.recorded, prompt.labels
+    def _read(self, recorded: str | None, prompt: Prompt, text: str) -> Answer:
+        labels = prompt.labels
         raw = plain(recorded or "")
         if not raw:
             return Answer(None, reason=f"{self._key!r} holds no label for this task.", annotator=self.name)
         if prompt.kind == SPANS:
-            spans, fault = recorded_spans(recorded or "", labels, sample.text)
+            spans, fault = recorded_spans(recorded or "", labels, text)
             return Answer(spans, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
         label = match_label(recorded or "", labels)
         if label is None:
