@@ -496,10 +496,13 @@ class Coral:
 
 def _ask_for_spans(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
     """Return what the SLM marks in each text; the score is of its least sure span."""
-    from coral_backend.slm.span_engine import SpanModel
+    from coral_backend.slm.span_engine import Seen, SpanModel
 
     seen, _ = SpanModel.load(folder).predict([sample.text for sample in samples], [()] * len(samples))
-    of_text = [[one for one in seen if one.row == row and one.decoded] for row in range(len(samples))]
+    of_text: list[list[Seen]] = [[] for _ in samples]
+    for one in seen:
+        if one.decoded:
+            of_text[one.row].append(one)
     return [
         Prediction(
             write_spans([one.span for one in spans]), round(min((one.p for one in spans), default=1.0), 6), Source.SLM

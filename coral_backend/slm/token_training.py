@@ -223,7 +223,7 @@ class TokenEpoch:
             rows = np.flatnonzero(self.labels.folds == fold).tolist()
             scored, _ = score(learner.network, learner.inputs, rows, lambda _: self.ticker.tick(0))
             for row, log_probs in zip(rows, scored, strict=True):
-                found[row] = log_probs
+                found[row] = log_probs.astype(np.float32)  # one a token, class and epoch are kept
         return found
 
 
