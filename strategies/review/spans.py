@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from strategies.distillation.posterior import BLAME, NOISE_RANGE, OVERRULE, PRIOR_ERRORS, SUPPORT, TEMPER
+from strategies.distillation.posterior import BLAME, NOISE_RANGE, PRIOR_ERRORS, SUPPORT, TEMPER
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -27,6 +27,10 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 
 CERTAIN = 1e-4
 """No probability of the SLM's is nearer to 0 or 1 than this."""
+
+LEFT_OUT = 0.1
+"""A marked span stays unless it is less probable than this. A span is worth keeping for exact F1 down to half of that F1: on biodiversity
+texts, where real LLMs reach 0.25 and an SLM learns little from 229 sentences, leaving out what is below a third cost 1.1 points."""
 
 OMITTED_RANGE = (0.02, 0.4)
 """The LLM's assumed share of spans that it leaves out stays within this."""
@@ -114,7 +118,7 @@ def decide_spans(found: Candidates, *, p_threshold: float = 0.5) -> SpanDecision
     p_right = np.asarray(factor * odds / (1.0 + factor * odds))
     p_right[found.checked] = found.right[found.checked]
     low = np.nan_to_num(found.p_clean, nan=1.0) < p_threshold
-    doubted = found.said & low & (p_right * (1.0 + OVERRULE) < 1.0)
+    doubted = found.said & low & (p_right < LEFT_OUT)
     known = np.bincount(found.kind[found.said], minlength=int(found.kind.max(initial=0)) + 1)[found.kind] >= SUPPORT
     added = ~found.said & (p_right > 0.5) & (known | ~found.asked)
     wanted = np.where(found.checked, found.right, (found.said & ~doubted) | added)
@@ -146,9 +150,9 @@ def _factors(found: Candidates, p: Floats, odds: Floats) -> tuple[float, float]:
 
 
 def _both(odds: Floats, said: Bools, quiet: Bools, wrong: float, omitted: float) -> tuple[float, float]:
-    """Return both factors for these shares of errors."""
+    """Return both factors for these shares of errors; that the LLM did not mark a span never speaks for it."""
     right = (1.0 - wrong) * float(said.sum())
-    return _factor(odds[said], right), _factor(odds[quiet], right * omitted / (1.0 - omitted))
+    return _factor(odds[said], right), min(1.0, _factor(odds[quiet], right * omitted / (1.0 - omitted)))
 
 
 def _factor(odds: Floats, total: float) -> float:

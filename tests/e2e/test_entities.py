@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from coral_backend.app import create_app
 from coral_backend.auth import secrets_for
@@ -226,8 +226,9 @@ def test_5_the_pages_show_the_spans_and_nothing_of_a_text_is_a_tag(world: World)
         address = f"/dashboard/projects/{world.project_id}/download?format={form}"
         with page.get(address, auth=("coral", password)) as sent:
             assert sent.status_code == 200
-            _keep(f"labels.{form}", sent.text)
-            for line in sent.text.splitlines() if form == "jsonl" else ():
+            text = sent.get_data(as_text=True)
+            _keep(f"labels.{form}", text)
+            for line in text.splitlines() if form == "jsonl" else ():
                 row = json.loads(line)
                 for span in read_spans(row["label"]) or ():
                     assert row["text"][span.start : span.end].strip()
@@ -249,9 +250,12 @@ def test_6_the_form_is_pre_filled_with_the_spans(world: World, browser: Browser)
         if not text.startswith(ODD) and shown == 0:
             continue  # first one whose offsets are easily wrong
         page.goto(f"{studio.url}/projects/{world.project_id}/data?task={task_id}")
-        page.wait_for_selector(".htx-highlight", timeout=60_000)
         words = {text[s.start : s.end] for s in read_spans(world.verdicts()[task_id].prediction_label) or ()}
-        assert set(page.locator(".htx-highlight").all_inner_texts()) == words
+        marks = page.locator(".htx-highlight")
+        expect(marks).to_have_count(len(words), timeout=60_000)
+        page.wait_for_timeout(1_000)  # the form draws them once more when the task is loaded
+        expect(marks).to_have_count(len(words), timeout=60_000)
+        assert set(marks.all_inner_texts()) == words
         if FOLDER:
             page.screenshot(path=str(Path(FOLDER) / f"form-{shown}.png"))
         shown += 1
