@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coral_backend.exceptions import SettingsError
-from coral_backend.labels import MULTIPLE
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
@@ -17,7 +17,7 @@ __all__ = [
     "PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names", "with_room",
 ]  # fmt: skip
 
-ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256}
+ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256, SPANS: 1_024}
 """Longest answer asked for where it is more than one label, unless another length is set."""
 
 PARTS: Mapping[str, str] = {

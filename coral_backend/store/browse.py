@@ -6,7 +6,7 @@ Ten thousand tasks, some with texts of megabytes, must not be read to show fifty
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -92,6 +92,8 @@ class Line:
         At most ``EXCERPT`` characters; `length` says how many there are.
     source : str or None
         Who gave `label`: ``human``, ``llm`` or ``slm``.
+    details : list of dict or None
+        What was decided about the parts of a task that has some, as ``Detail``.
     """
 
     task_id: int
@@ -107,6 +109,7 @@ class Line:
     human_label: str | None
     label: str | None
     source: str | None
+    details: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ class Columns:
             "human_label": self.human,
             "label": self.label,
             "source": self.said_by,
+            "details": v.details,
         }
 
     def all(self) -> list[Any]:
