@@ -97,7 +97,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A round's SLM arrays: ``probs`` (N, K), ``losses`` (N,), ``p_clean`` (N,), ``features`` (N, D)."""
+    """A round's SLM arrays: ``probs`` (N, K), ``losses`` (N,), ``p_clean`` (N,), ``features`` (N, D).
+
+    Of sets of labels, where each label is judged by itself, ``losses`` and ``p_clean`` have shape (N, K), too.
+    """
 
     task_ids: Ints
     probs: Floats
@@ -174,6 +177,14 @@ def load_arrays(folder: Path) -> Arrays | None:
         return None
 
 
+def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
+    """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
+    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
+        round_folder(settings, current)
+    ]
+    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
+
+
 def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round]:
     """Return the newest done rounds of which models and predictions are kept; none that a rollback set aside is among them.
 
@@ -181,14 +192,6 @@ def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round
     """
     counts = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and not r.set_aside]
     return counts[: settings.keep_versions]
-
-
-def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
-    """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
-    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
-        round_folder(settings, current)
-    ]
-    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
 
 
 def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int:
@@ -255,8 +258,8 @@ def judge(store: Store, project: Project, arrays: Arrays, p_threshold: float) ->
         )
         for i, r in enumerate(rows)
     ]
-    unreadable = [s for s in store.samples(project.id) if s.problem is not None]
-    return Judged(judged + _unreadable(unreadable, store.human_labels(project.id), len(judged)), routing.slices)
+    mute = [s for s in store.samples(project.id) if s.problem is not None]
+    return Judged(judged + unreadable(mute, store.human_labels(project.id), len(judged)), routing.slices)
 
 
 def calibrated(table: Table) -> Floats:
@@ -285,7 +288,8 @@ def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) ->
     )
 
 
-def _unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
+def unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
+    """Return verdicts about samples that no machine can read, behind the `last` rank: their human label, or none."""
     return [
         Verdict(
             task_id=s.task_id,

@@ -22,6 +22,7 @@ import numpy as np
 
 from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, Report, known_from_round, make_strategy, make_team
+from coral_backend.batch_clerk import Clerk
 from coral_backend.batches import BatchDesk, told_of
 from coral_backend.controls import agreed_pairs, demos_of, joined_demos, project_of, spaces, verdict_of
 from coral_backend.controls import settings_of as settings_of_control
@@ -41,7 +42,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
-from coral_backend.labels import SEVERAL, SINGLE
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, micro_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import ALL, parse_config, space_hash
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -53,7 +54,7 @@ from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.controls import view_of
-from coral_backend.task_prompt import prompt_for
+from coral_backend.task_prompt import prompt_for, with_room
 from coral_backend.types import (
     Answer,
     Demo,
@@ -330,7 +331,8 @@ class RoundRunner:
         embed, views = lazy_embed(step.settings), self._views(step)
         meter = meter_for(self.store, step.settings, step.project, step.round)
         asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
-        team = make_team(next(asks_more, step.settings), embed, self.store.replies, meter)
+        asked_as = with_room(next(asks_more, step.settings), step.project.label_space)
+        team = make_team(asked_as, embed, self.store.replies, meter)
         return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
 
     def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
@@ -379,7 +381,7 @@ class RoundRunner:
         if desk.collect(_widest(parts)):
             return False
         for part in parts:
-            part.annotation.annotators = [desk.clerk(annotator) for annotator in part.annotation.annotators]
+            part.annotation.annotators = [Clerk(desk, annotator) for annotator in part.annotation.annotators]
         return True
 
     def _called_back(self, step: Step, parts: Sequence[Part]) -> bool:
@@ -790,8 +792,15 @@ def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dic
             "n": len(checked),
             "llm": _share([said == llm for said, llm, _ in checked]),
             "slm": _share([said == slm for said, _, slm in checked]),
+            **(_f1(checked) if space.kind == MULTIPLE else {}),
         },
     }
+
+
+def _f1(checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's, of ``(person's, LLM's, SLM's)``."""
+    people, llm, slm = ([one[place] for one in checked] for place in range(3))
+    return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
 
 
 def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
+from coral_backend.labels import MULTIPLE, write_controls
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.rows import row_of
 from coral_backend.labelstudio.slices import slice_of
@@ -34,7 +36,7 @@ def sample_from_task(
     task : mapping
         With ``id`` and ``data``, as the API, ``/predict`` and webhooks send it.
     recorded_key : str or None
-        Key of ``data`` with a label that exists already.
+        Key of ``data`` with a label that exists already; of several controls, with an object of them, or one as JSON.
     max_chars : int
         Longer texts are cut, in characters.
     slice_key : str or None
@@ -49,7 +51,7 @@ def sample_from_task(
     data = task.get("data")
     if not isinstance(data, Mapping):
         return Sample(task_id, "", problem=f"the task's data is {kind(data)}; it must be an object")
-    recorded = plain(data.get(recorded_key)) if recorded_key else None
+    recorded = _recorded(space, data.get(recorded_key)) if recorded_key else None
     if space.is_row:
         text, problem = row_of(space.text_key, space.columns, data, max_chars)
     else:
@@ -86,6 +88,25 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
         lead_time=_seconds(annotation.get("lead_time")),
         prediction_version=version if isinstance(version, str) and version else None,
         prediction_label=from_result(space, prediction.get("result")),
+    )
+
+
+def _recorded(space: LabelSpace, value: object) -> str | None:
+    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them; a set may be a JSON list."""
+    if space.kind == MULTIPLE and isinstance(value, list):
+        return plain(json.dumps(value, ensure_ascii=False))
+    if not space.controls:
+        return plain(value)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return plain(value)  # the annotator says that it is none of the labels
+    names = [control.from_name for control in space.controls]
+    return (
+        write_controls({one.from_name: _recorded(one, value.get(one.from_name)) for one in space.controls}, names)
+        if isinstance(value, Mapping)
+        else None
     )
 
 

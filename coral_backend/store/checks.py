@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
+from coral_backend.controls import is_said
 from coral_backend.store import tables as t
 from coral_backend.store.browse import by_a_person, people
 from coral_backend.store.store import Store
@@ -101,11 +102,11 @@ def found_in_slices(store: Store, project_id: int, round_id: int | None) -> list
         counted = counts[row.slice]
         if row.llm_label is not None:
             counted["checked"] += 1
-            counted["llm_right"] += row.label == row.llm_label
-            counted["slm_right"] += row.label == row.slm_label
+            counted["llm_right"] += is_said(row.label, row.llm_label)
+            counted["slm_right"] += is_said(row.label, row.slm_label)
         if row.task_id in random and row.machine_label is not None:
             counted["drawn_checked"] += 1
-            counted["machine_right"] += row.label == row.machine_label
+            counted["machine_right"] += is_said(row.label, row.machine_label)
     lines = [Found(slice_, sizes.get(slice_, 0), **counted) for slice_, counted in counts.items()]
     return sorted(lines, key=lambda line: (-line.tasks, line.slice))
 

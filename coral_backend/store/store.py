@@ -24,7 +24,7 @@ from coral_backend.exceptions import (
 from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.asked import Asked
-from coral_backend.store.engine import open_engine
+from coral_backend.store.engine import move_log, open_engine
 from coral_backend.store.engine import storable as _clean
 from coral_backend.store.ledger import Ledger
 from coral_backend.store.migrations import migrate
@@ -108,8 +108,7 @@ class Store(ReviewVerbs):
         Whoever commits beyond ``WAL_PAGES`` must do it while all his slots wait.
         """
         if self._engine.dialect.name == "sqlite":
-            with self._engine.connect() as connection:
-                connection.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            move_log(self._engine)
 
     @contextmanager
     def together(self) -> Iterator[None]:
