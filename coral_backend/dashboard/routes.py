@@ -189,6 +189,7 @@ def samples(project_id: int) -> str:
         store, project_id, current.id if current else None, _filters(project, current, asked, ids), sort=asked.sort,
         descending=asked.descending, limit=asked.size, offset=asked.offset,
     )  # fmt: skip
+    found = replace(found, lines=by_control.whole_lines(store, project, current, found.lines))
     last = max(1, math.ceil(found.total / asked.size))
     if asked.page > last:
         raise InputError(f"Page {asked.page} does not exist: {found.total:,} tasks fit, on {last} pages.")

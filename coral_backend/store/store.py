@@ -123,11 +123,14 @@ class Store(ReviewVerbs):
             self._open.connection = connection
             try:
                 yield
+                for finish in self._open.at_the_end.values():
+                    finish()
                 self._open.execute_rows()
             finally:
                 self._open.connection = None
                 self._open.guarded.clear()
                 self._open.rows.clear()
+                self._open.at_the_end.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -781,12 +784,15 @@ class _Open(threading.local):
         Leases known to be ours in it.
     rows : dict
         What is to be written before it is committed: statement -> rows.
+    at_the_end : dict
+        What is to be called once before it is committed, by any key.
     """
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.guarded: set[Lease] = set()
         self.rows: dict[Any, list[Mapping[str, Any]]] = {}
+        self.at_the_end: dict[Any, Callable[[], None]] = {}
 
     def execute_rows(self) -> None:
         """Write what is to be written."""
