@@ -5,6 +5,7 @@ Ten thousand tasks, some with texts of megabytes, must not be read to show fifty
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -61,6 +62,8 @@ class Filters:
     parts : bool
         Whether a label that is asked for is that of one of several controls, as ``labels.py`` writes it, and others may stand
         beside it.
+    sets : bool
+        Whether what is said of a task is a set of labels: then a label asks for those that have it.
     """
 
     contains: str | None = None
@@ -76,6 +79,7 @@ class Filters:
     at_most: float | None = None
     task_ids: Sequence[int] | None = field(default=None, repr=False)
     parts: bool = False
+    sets: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,8 +274,8 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has_part if wanted.parts else _is_label
-    parts += [column.is_(None) if value == "" else says(column, value) for column, value in asked if value is not None]
+    says = _has if wanted.sets else _has_part if wanted.parts else _is
+    parts += [says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -292,19 +296,32 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     return and_(*parts)
 
 
-def _is_label(column: Any, value: str) -> ColumnElement[bool]:
-    same: ColumnElement[bool] = column == value
-    return same
+def _is(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
+    return column.is_(None) if label == "" else column == label
 
 
-def _has_part(column: Any, value: str) -> ColumnElement[bool]:
+def _has_part(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
     """Say that the JSON object `column` has the one member of the object `value`, which is written alike.
 
     Not LIKE, which in SQLite takes large letters for small ones. Inside a text of the JSON every quote has a backslash in front, so
     that no text is taken for the member.
     """
+    if value == "":
+        return column.is_(None)
     has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
     return has
+
+
+def _has(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
+    """Say that a set, as ``labels.write_set`` writes it, has a label; the empty text asks for sets without any, and for none.
+
+    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels
+    quotes are escaped. ``replace`` tells letters large and small apart on every database; LIKE does not.
+    """
+    if label == "":
+        return or_(column.is_(None), column == "[]")
+    name = json.dumps(label, ensure_ascii=False)
+    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
 
 
 def _literal(words: str) -> str:
