@@ -97,7 +97,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A round's SLM arrays: ``probs`` (N, K), ``losses`` (N,), ``p_clean`` (N,), ``features`` (N, D)."""
+    """A round's SLM arrays: ``probs`` (N, K), ``losses`` (N,), ``p_clean`` (N,), ``features`` (N, D).
+
+    Of sets of labels, where each label is judged by itself, ``losses`` and ``p_clean`` have shape (N, K), too.
+    """
 
     task_ids: Ints
     probs: Floats
@@ -255,8 +258,8 @@ def judge(store: Store, project: Project, arrays: Arrays, p_threshold: float) ->
         )
         for i, r in enumerate(rows)
     ]
-    unreadable = [s for s in store.samples(project.id) if s.problem is not None]
-    return Judged(judged + _unreadable(unreadable, store.human_labels(project.id), len(judged)), routing.slices)
+    mute = [s for s in store.samples(project.id) if s.problem is not None]
+    return Judged(judged + unreadable(mute, store.human_labels(project.id), len(judged)), routing.slices)
 
 
 def calibrated(table: Table) -> Floats:
@@ -285,7 +288,8 @@ def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) ->
     )
 
 
-def _unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
+def unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
+    """Return verdicts about samples that no machine can read, behind the `last` rank: their human label, or none."""
     return [
         Verdict(
             task_id=s.task_id,

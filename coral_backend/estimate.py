@@ -17,8 +17,10 @@ import numpy as np
 
 from coral_backend.annotate import Annotation
 from coral_backend.costs import past_spend
+from coral_backend.labels import MULTIPLE, write_set
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
+from coral_backend.llm.forms import FORMS
 from coral_backend.llm.prices import PriceTable, host_of
 from coral_backend.llm.spend import total
 from coral_backend.llm.tokens import TokenCounter
@@ -26,7 +28,7 @@ from coral_backend.questions import Questions
 from coral_backend.rounds import Part, RoundRunner, Step, choose_demos, refresh_project, settings_of, sync_samples
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
-from coral_backend.types import Demo, Project, Round, RoundStatus, Sample, Spend, Stage
+from coral_backend.types import Demo, LabelSpace, Project, Round, RoundStatus, Sample, Spend, Stage
 from strategies.annotation import Ask, Opinion
 
 if TYPE_CHECKING:  # what is behind it takes a while to import
@@ -37,6 +39,9 @@ __all__ = ["Estimate", "Link", "estimate"]
 
 RIGHT = 0.8
 """The share of answers that are assumed to be right, where a strategy asks on from them."""
+
+USUAL_SET = 3
+"""Labels that an answer with a set of them is assumed to name."""
 
 MOST_WAVES = 50
 GROUP = 5_000
@@ -204,7 +209,7 @@ def _demos(runner: RoundRunner, step: Step, annotation: Annotation) -> tuple[Seq
         if not annotation.annotators[0].is_llm:
             return (), ()
         chosen = runner.first_samples(step)
-        longest = max(project.label_space.labels, key=len)
+        longest = _longest(project.label_space)
         return chosen, [Demo(sample.text, longest) for sample in chosen]
     if current.revision:
         return (), store.round(project.active_round).demos
@@ -347,8 +352,16 @@ def _answer_tokens(project: Project, endpoint: Endpoint, past: Spend) -> float:
     settled = past.requests - past.unsettled
     if settled > 0 and past.completion_tokens:
         return past.completion_tokens / settled
-    longest = json.dumps({"label": max(project.label_space.labels, key=len)}, ensure_ascii=False)
+    space = project.label_space
+    said = FORMS[space.kind].example(Demo("", _longest(space)))
+    longest = json.dumps({key: value for key, value in said.items() if key != "content"}, ensure_ascii=False)
     return min(endpoint.max_tokens, TokenCounter(endpoint.model).count([{"content": longest}]))
+
+
+def _longest(space: LabelSpace) -> str:
+    """Return the longest that is likely to be said: the longest label, or a set of the ``USUAL_SET`` longest."""
+    by_length = sorted(space.labels, key=len, reverse=True)
+    return write_set(by_length[:USUAL_SET], space.labels) if space.kind == MULTIPLE else by_length[0]
 
 
 def _notes(found: Estimate, prices: PriceTable, tallies: Sequence[_Tally], *, guessed: bool) -> Iterator[str]:

@@ -42,7 +42,7 @@ from coral_backend.exceptions import (
 )
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
-from coral_backend.labels import SEVERAL, SINGLE
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, micro_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import ALL, parse_config, space_hash
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -54,7 +54,7 @@ from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.controls import view_of
-from coral_backend.task_prompt import prompt_for
+from coral_backend.task_prompt import prompt_for, with_room
 from coral_backend.types import (
     Answer,
     Demo,
@@ -331,7 +331,8 @@ class RoundRunner:
         embed, views = lazy_embed(step.settings), self._views(step)
         meter = meter_for(self.store, step.settings, step.project, step.round)
         asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
-        team = make_team(next(asks_more, step.settings), embed, self.store.replies, meter)
+        leading = with_room(next(asks_more, step.settings), step.project.label_space)
+        team = make_team(leading, embed, self.store.replies, meter)
         return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
 
     def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
@@ -791,8 +792,15 @@ def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dic
             "n": len(checked),
             "llm": _share([said == llm for said, llm, _ in checked]),
             "slm": _share([said == slm for said, _, slm in checked]),
+            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
         },
     }
+
+
+def _f1(checked: Sequence[tuple[str, str | None, str | None]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
+    people, llm, slm = ([row[place] for row in checked] for place in range(3))
+    return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
 
 
 def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:

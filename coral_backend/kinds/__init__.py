@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from coral_backend.kinds.base import Kind, Work
+from coral_backend.kinds.multiple import SetOfLabels
 from coral_backend.kinds.several import SeveralControls
 from coral_backend.kinds.single import SingleLabel
-from coral_backend.labels import SEVERAL, SINGLE
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE
 from coral_backend.types import LabelSpace
 
 __all__ = ["KINDS", "Kind", "Work", "kind_of"]
 
 KINDS: dict[str, Kind] = {
+    MULTIPLE: SetOfLabels(),
     SINGLE: SingleLabel(),
 }
 """A new kind is one file here, one in ``llm/forms``, and a line in each."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
-from coral_backend.types import Flag, Verdict
+from coral_backend.types import Detail, Flag, LabelSpace, Verdict
 
 __all__ = [
     "ASKED",
@@ -72,6 +72,9 @@ CUTS = ((), (1,), (2,), (1, 1), (2, 2))
 REQUEST_SECONDS, CELL_SECONDS = 0.08, 0.0003
 """Measured on SQLite; only weighs the ways against each other."""
 
+MOST_NAMED = 5
+"""Doubtful parts of a task that its hint names."""
+
 Value = str | tuple[str, ...]
 """``(template, part, ...)`` is a text whose marks are filled in one after the other: few parts make many values."""
 Fields = Mapping[str, Mapping[int, Value]]
@@ -109,11 +112,15 @@ class _Work:
     written: Written = field(default_factory=Written)
 
 
-def fields(verdicts: Iterable[Verdict], *, hint: bool = False) -> dict[str, dict[int, Value]]:
+def fields(
+    verdicts: Iterable[Verdict], *, space: LabelSpace | None = None, hint: bool = False
+) -> dict[str, dict[int, Value]]:
     """Return what stands in the columns of each task; an empty text where a fact is unknown.
 
     Parameters
     ----------
+    space : LabelSpace, optional
+        Says how people read what was said; without it labels stand as they are written.
     hint : bool
         Whether the form shows the line ``HINT``: then it is filled on tasks that are not clean. It is empty on all others.
     """
@@ -121,8 +128,8 @@ def fields(verdicts: Iterable[Verdict], *, hint: bool = False) -> dict[str, dict
     lines: dict[int, Value] = {}
     for verdict in verdicts:
         task = verdict.task_id
-        found[LLM][task] = verdict.llm_label or ""
-        found[SLM][task] = verdict.slm_label or ""
+        found[LLM][task] = _shown(verdict.llm_label, space)
+        found[SLM][task] = _shown(verdict.slm_label, space)
         found[CONFIDENCE][task] = _two_decimals(verdict.slm_score)
         found[P_CLEAN][task] = _two_decimals(verdict.p_clean)
         found[RANK][task] = f"{verdict.rank:06d}"  # "Label Tasks As Displayed" sorts as text, whatever the tab says
@@ -134,12 +141,9 @@ def fields(verdicts: Iterable[Verdict], *, hint: bool = False) -> dict[str, dict
 def slice_values(slices: Mapping[int, str | None], slm_first: Collection[str]) -> dict[int, Value]:
     """Return what stands in the column of slices: the name, and whether the SLM goes first there; ``""`` names no slice."""
     first = "SLM first"
-    named = {task: unmarked(name or "") for task, name in slices.items()}
-    if not slm_first and not any(named.values()):
-        return {}
     return {
-        task: " · ".join(part for part in (name, first if (slices[task] or "") in slm_first else "") if part)
-        for task, name in named.items()
+        task: " · ".join(part for part in (unmarked(name or ""), first if (name or "") in slm_first else "") if part)
+        for task, name in slices.items()
     }
 
 
@@ -276,6 +280,8 @@ def hint_line(verdict: Verdict) -> Value:
 
     Both percentages are the SLM's, out of sample.
     """
+    if verdict.details:
+        return _hint_of_parts(verdict)
     if verdict.flag is Flag.CLEAN or verdict.slm_label is None or verdict.slm_score is None:
         return ""
     sure = _percent(verdict.slm_score)
@@ -296,6 +302,26 @@ def hint_line(verdict: Verdict) -> Value:
 def _given(loss: float | None) -> float | None:
     """Return the SLM's probability of the label that has this loss, in nats."""
     return None if loss is None else math.exp(-loss)
+
+
+def _hint_of_parts(verdict: Verdict) -> str:
+    """Return the doubtful parts of a task as Markdown, the least sure first, each with the probability that it applies."""
+    doubtful = [one for one in verdict.details if one.flag is not Flag.CLEAN]
+    if verdict.flag is Flag.CLEAN or not doubtful:
+        return ""
+    doubtful.sort(key=lambda one: (one.score is not None, one.score))
+    told = [f"{plain(one.name)} {_percent(_of_yes(one))}" for one in doubtful[:MOST_NAMED]]
+    more = f" · and {len(doubtful) - MOST_NAMED} more" if len(doubtful) > MOST_NAMED else ""
+    return f"**Doubtful:** {' · '.join(told)}{more}"
+
+
+def _of_yes(part: Detail) -> float | None:
+    """Return the probability that a label applies to the task, whatever the verdict on it is."""
+    return 1.0 - part.score if part.label == "no" and part.score is not None else part.score
+
+
+def _shown(said: str | None, space: LabelSpace | None) -> str:
+    return "" if said is None else said if space is None else space.shown(said)
 
 
 def _percent(score: float | None) -> str:

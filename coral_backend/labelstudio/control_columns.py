@@ -48,7 +48,7 @@ def fields(space: LabelSpace, verdicts: Iterable[Verdict], *, hint: bool = False
     """
     verdicts = list(verdicts)
     if space.kind != SEVERAL:
-        return columns.fields(verdicts, hint=hint)
+        return columns.fields(verdicts, space=space, hint=hint)
     found: dict[str, dict[int, Value]] = {}
     parts = {control.from_name: [verdict_of(one, control) for one in verdicts] for control in space.controls}
     for control in space.controls:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
-from coral_backend.labels import write_controls
+from coral_backend.labels import MULTIPLE, write_controls
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.rows import row_of
 from coral_backend.labelstudio.slices import slice_of
@@ -92,7 +92,9 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
 
 
 def _recorded(space: LabelSpace, value: object) -> str | None:
-    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them."""
+    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them; a set may be a JSON list."""
+    if space.kind == MULTIPLE and isinstance(value, list):
+        return plain(json.dumps(value, ensure_ascii=False))
     if not space.controls:
         return plain(value)
     if isinstance(value, str):
@@ -102,7 +104,9 @@ def _recorded(space: LabelSpace, value: object) -> str | None:
             return plain(value)  # the annotator says that it is none of the labels
     names = [control.from_name for control in space.controls]
     return (
-        write_controls({name: plain(value.get(name)) for name in names}, names) if isinstance(value, Mapping) else None
+        write_controls({one.from_name: _recorded(one, value.get(one.from_name)) for one in space.controls}, names)
+        if isinstance(value, Mapping)
+        else None
     )
 
 

@@ -90,7 +90,7 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
     Accepted are the label itself and JSON like ``{"label": "..."}``; case, blanks, quotes, a code fence and a final stop do
     not matter.
     """
-    answer = _unwrapped(text)
+    answer = unwrapped(text)
     if not answer:
         return None, "the answer is empty"
     label = match_label(answer, labels)
@@ -106,12 +106,10 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
 def read_sureness(text: str) -> float | None:
     """Return the ``confidence`` of an answer's JSON in [0, 1], given in per cent; None where it has none in 0 to 100."""
     try:
-        data = json.loads(_unwrapped(text), object_pairs_hook=_Pairs)
+        data = json.loads(unwrapped(text), object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
         return None
-    values = (
-        [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, _Pairs) else []
-    )
+    values = [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, Pairs) else []
     if len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], int | float):
         return None
     return float(values[0]) / 100.0 if 0 <= values[0] <= 100 else None
@@ -173,7 +171,7 @@ def _count(usage: object, key: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else 0
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     """Drop a reasoning model's thoughts and a code fence."""
     answer = _THOUGHTS.sub("", text, count=1).strip()
     fence = _FENCE.match(answer)
@@ -183,10 +181,10 @@ def _unwrapped(text: str) -> str:
 def _from_json(answer: str) -> tuple[str | None, str | None]:
     """Return the label that JSON names, or None with the reason (None when it is no JSON at all)."""
     try:
-        data = json.loads(answer, object_pairs_hook=_Pairs)
+        data = json.loads(answer, object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
         return None, f"the answer is broken JSON: {plain(answer)[:80]!r}" if answer[0] in "{[" else None
-    if isinstance(data, _Pairs):
+    if isinstance(data, Pairs):
         values = [value for key, value in data if key.strip().casefold() == "label"]
         if len(values) != 1:
             return None, f"the answer's JSON has {len(values)} labels, not one: {plain(answer)[:80]!r}"
@@ -198,7 +196,7 @@ def _from_json(answer: str) -> tuple[str | None, str | None]:
     return None, f"the answer's JSON names no label: {plain(answer)[:80]!r}"
 
 
-class _Pairs(list[tuple[str, Any]]):
+class Pairs(list[tuple[str, Any]]):
     """A JSON object with every key it was written with: of two labels neither is the answer."""
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from coral_backend.controls import said_of
+from coral_backend.labels import MULTIPLE
 from coral_backend.llm.base import OnAnswer, Question, abstained
+from coral_backend.llm.forms.multiple import recorded_set
 from coral_backend.llm.parse import match_label, plain
 from coral_backend.types import Answer
 
@@ -26,14 +28,17 @@ class RecordedAnnotator:
         """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
         for question in questions:
             check()
-            sample, control = question.sample, question.control
+            sample, prompt, control = question.sample, question.prompt, question.control
             recorded = sample.recorded if control is None else said_of(sample.recorded, control)
-            on_answer(sample, abstained(sample, self.name) or self._read(recorded, question.prompt.labels))
+            on_answer(sample, abstained(sample, self.name) or self._read(recorded, prompt.labels, prompt.kind))
 
-    def _read(self, recorded: str | None, labels: Sequence[str]) -> Answer:
+    def _read(self, recorded: str | None, labels: Sequence[str], kind: str) -> Answer:
         raw = plain(recorded or "")
         if not raw:
             return Answer(None, reason=f"{self._key!r} holds no label for this task.", annotator=self.name)
+        if kind == MULTIPLE:
+            said, fault = recorded_set(recorded or "", labels)
+            return Answer(said, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
         label = match_label(recorded or "", labels)
         if label is None:
             reason = f"The recorded label {raw[:80]!r} is none of the {len(labels)} labels of the label config."

@@ -9,6 +9,7 @@ import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
 from coral_backend.exceptions import LabelConfigError
+from coral_backend.labels import MULTIPLE
 from coral_backend.labelstudio.control_tags import (
     CONTROL_TAGS,
     config_hash,
@@ -40,15 +41,16 @@ def test_every_tag_that_is_served_is_tried_here() -> None:
 @each
 def test_the_config_gives_its_labels(case: Case) -> None:
     space = parse_config(case.xml)
-    assert (space.tag, space.labels) == (case.tag, tuple(case.values))
+    assert (space.tag, space.labels) == (case.tag, case.labels or tuple(case.values))
+    assert (space.kind == MULTIPLE) == bool(case.labels)
     assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
-    assert choose(space.tag, space.labels).tags
+    assert choose(space.tag, space.labels, kind=space.kind).tags
 
 
 @each
 def test_predictions_are_what_label_studio_accepts(case: Case) -> None:
     space, interface = parse_config(case.xml), LabelInterface(case.xml)
-    labels: tuple[str | None, ...] = (*space.labels, None)
+    labels: tuple[str | None, ...] = (*case.said, None)
     for label in labels:
         _, result, score, version = prediction_row(space, "coral-r1", verdict(1, label))
         prediction = {"result": result, "score": score, "model_version": version}
@@ -61,7 +63,7 @@ def test_predictions_are_what_label_studio_accepts(case: Case) -> None:
 @each
 def test_what_a_form_sends_is_read(case: Case) -> None:
     space = parse_config(case.xml)
-    for label in space.labels:
+    for label in case.said:
         assert from_result(space, case.result(label)) == label
         written = to_regions(space, label, 0.5)[0]["value"]
         assert {key: written[key] for key in case.values[label]} == case.values[label], (
@@ -79,7 +81,7 @@ def test_its_tasks_have_a_text(case: Case) -> None:
 def test_a_real_label_studio_takes_it_and_gives_it_back(case: Case, label_studio: LabelStudioUnderTest) -> None:
     client, space = label_studio.client, parse_config(case.xml)
     project, _ = label_studio.new_project(label_config=case.xml)
-    said: list[str | None] = [*space.labels, None]
+    said: list[str | None] = [*case.said, None]
     ids = client.import_tasks(project, [{"data": case.data} for _ in said])
     pushed = client.push_predictions(
         project, [prediction_row(space, "coral-r1", verdict(*pair)) for pair in zip(ids, said, strict=True)]
@@ -88,14 +90,14 @@ def test_a_real_label_studio_takes_it_and_gives_it_back(case: Case, label_studio
     stored = {row["task"]: row["result"] for row in client.predictions(project, "coral-r1")}
     assert [from_result(space, stored[task]) for task in ids] == said
 
-    for task, label in zip(ids, space.labels, strict=False):
+    for task, label in zip(ids, case.said, strict=False):
         body = {"result": case.result(label), "lead_time": 1.0}
         client.request("POST", f"api/tasks/{task}/annotations/", body=body)
     found = {
         row["id"]: human_label_from_annotation(space, row["annotations"][0], row["id"]).label
         for row in client.annotated_tasks(project)
     }
-    assert found == dict(zip(ids, space.labels, strict=False))
+    assert found == dict(zip(ids, case.said, strict=False))
 
 
 # --- paths -------------------------------------------------------------------------------------------------------------
@@ -144,6 +146,50 @@ def test_only_one_place_is_a_label(chosen: object, label: str | None) -> None:
     assert from_result(space, [{"from_name": "t", "value": {"taxonomy": chosen}}]) == label
 
 
+SEVERAL = f'<View>{TEXT}<Choices name="c" toName="text" choice="multiple"{{}}><Choice value="a"/><Choice value="b"/></Choices></View>'
+
+
+@pytest.mark.parametrize(
+    ("result", "label", "required"),
+    [
+        ([], "[]", None),
+        ([{"from_name": "c", "value": {"choices": []}}], "[]", None),
+        ([{"from_name": "other", "value": {"choices": ["a"]}}], "[]", None),
+        ([{"from_name": "c", "value": {"choices": ["b", "a"]}}], '["a", "b"]', '["a", "b"]'),
+        ([{"from_name": "c", "value": {"choices": "b"}}], '["b"]', '["b"]'),
+        ([{"from_name": "c", "value": {"choices": ["b"]}}] * 2, '["b"]', '["b"]'),
+        ([{"from_name": "c", "value": {"choices": ["gone", "b"]}}], '["b", "gone"]', '["b", "gone"]'),
+        ([{"from_name": "c", "value": {"choices": [3]}}], None, None),
+        ([{"from_name": "c", "value": None}], None, None),
+        ([{"from_name": "c", "value": {"taxonomy": [["a"]]}}], None, None),
+    ],
+)
+def test_a_form_without_a_choice_is_the_empty_set_unless_one_is_required(
+    result: list[object], label: str | None, required: str | None
+) -> None:
+    free, bound = parse_config(SEVERAL.format("")), parse_config(SEVERAL.format(' required="true"'))
+    assert (from_result(free, result), from_result(bound, result)) == (label, required)
+    assert free.allows("[]")
+    assert not bound.allows("[]")
+    assert not free.allows('["b", "gone"]')
+
+
+def test_no_prediction_is_not_the_prediction_of_an_empty_set() -> None:
+    space = parse_config(SEVERAL.format(""))
+    nothing, empty = to_regions(space, None, None, marker="m"), to_regions(space, "[]", 0.5, marker="m")
+    assert (from_result(space, nothing), from_result(space, empty)) == (None, "[]")
+    with pytest.raises(ValueError, match="is not a label of 'c'"):
+        to_regions(space, '["gone"]', 0.5)
+    annotation = {"id": 1, "result": [], "was_cancelled": True}
+    assert human_label_from_annotation(space, annotation, 7).label is None
+
+
+def test_a_list_in_the_data_of_a_task_is_a_recorded_set() -> None:
+    task = {"id": 1, "data": {"text": "x", "said": ["a", "b"]}}
+    space = parse_config(SEVERAL.format(""))
+    assert sample_from_task(space, task, recorded_key="said", max_chars=100).recorded == '["a", "b"]'
+
+
 @pytest.mark.parametrize(
     ("stars", "label"),
     [
@@ -181,8 +227,9 @@ PAIR = '<Text name="a" value="$a"/><Text name="b" value="$b"/><Pairwise name="p"
 @pytest.mark.parametrize(
     ("control", "says"),
     [
-        (TAXONOMY.format(""), "add maxUsages=\"1\""),
-        (TAXONOMY.format('maxUsages="2"'), "add maxUsages=\"1\""),
+        (TAXONOMY.format('maxUsages="2"'), 'one place (maxUsages="1") or any number'),
+        (TAXONOMY.format('maxUsages="many"'), 'one place (maxUsages="1") or any number'),
+        ('<Choices name="c" toName="text" choice="some"><Choice value="a"/><Choice value="b"/></Choices>', 'choice="multiple" are served'),
         (TAXONOMY.format('maxUsages="1" apiUrl="http://127.0.0.1/x.json"'), "come from apiUrl"),
         (TAXONOMY.format('maxUsages="1" labeling="true"'), "label spans"),
         (TAXONOMY.format('maxUsages="1" value="$tree"'), "come from the tasks"),
