@@ -14,22 +14,18 @@ is no label: some few requests now instead of another day of waiting. What it di
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from coral_backend.annotate import make_team
-from coral_backend.costs import meter_for, past_spend
+from coral_backend.costs import meter_for
 from coral_backend.exceptions import EndpointError, SettingsError
 from coral_backend.heartbeat import kept_alive
-from coral_backend.llm.base import Annotator, OnAnswer, Question, abstained
-from coral_backend.llm.spend import Till, characters_of, total
-from coral_backend.llm.tokens import TokenCounter, at_most
+from coral_backend.llm.base import Annotator
+from coral_backend.llm.spend import Till, total
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
 from coral_backend.task_prompt import with_room
@@ -43,19 +39,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["BatchDesk", "check_batch", "settle", "told_of"]
-
-PROBES = 3
-"""Texts asked live where it is not known what the endpoint accepts, which a whole file must not get wrong."""
-
-FEW = 20
-"""Fewer requests than this are asked live: they are no reason to wait for a day."""
-
-MARGIN = 1.5
-"""A file of requests is reserved with so many times their learned tokens: over thousands of them the mean is sure."""
-
-GROUP = 5_000
-"""Questions that are sorted at a time into those for a file and those that are answered now."""
+__all__ = ["MARK", "BatchDesk", "asks_in_batches", "check_batch", "grouped", "settle", "told_of"]
 
 KEEP = 500
 """Replies that are stored at a time."""
@@ -80,7 +64,7 @@ def check_batch(team: Sequence[Annotator]) -> None:
     """
     from coral_backend.llm.batch import BatchAPI
 
-    with BatchAPI(_asks_in_batches(team[0]).endpoint) as api:
+    with BatchAPI(asks_in_batches(team[0]).endpoint) as api:
         api.check()
 
 
@@ -130,16 +114,6 @@ class BatchDesk:
     def open(self) -> list[Batch]:
         """Those of which something may still come."""
         return [batch for batch in self.batches if batch.open]
-
-    def clerk(self, annotator: Annotator) -> Clerk:
-        """Return an annotator that asks in batches what `annotator` would ask live.
-
-        Raises
-        ------
-        SettingsError
-            If it is no OpenAI-compatible endpoint.
-        """
-        return Clerk(self, _asks_in_batches(annotator))
 
     def collect(self, team: Sequence[Annotator]) -> bool:
         """Look at every open batch, keep what those that ended have brought, and say whether any had ended.
@@ -202,7 +176,7 @@ class BatchDesk:
     def _api(self, team: Sequence[Annotator]) -> BatchAPI:
         from coral_backend.llm.batch import BatchAPI
 
-        return BatchAPI(_asks_in_batches(team[0]).endpoint)
+        return BatchAPI(asks_in_batches(team[0]).endpoint)
 
     def _look(self, api: BatchAPI, batch: Batch) -> Remote | None:
         """Return how the endpoint has a batch, and remember it; None, and the batch closed, if it was never created."""
@@ -228,7 +202,7 @@ class BatchDesk:
         ours = (
             line for line in _lines(api, remote) if len(line.custom_id) == KEY_DIGITS and line.custom_id[:MARK] in asked
         )
-        for some in _grouped(ours, KEEP):  # a reply to what was not asked would be taken for that of another request
+        for some in grouped(ours, KEEP):  # a reply to what was not asked would be taken for that of another request
             self.store.replies.put([_reply(line, batch) for line in some if line.body is not None])
             billed = (line for line in some if line.body is not None or line.usage is not None)
             spent += [till.spend(line.usage, characters, batch=True) for line in billed]
@@ -263,154 +237,12 @@ class BatchDesk:
         logger.info("project %d round %s: " + text, self.project.id, self.round.name, *values)  # noqa: G003
 
 
-class Clerk:
-    """An annotator that answers what is known or quickly asked, and hands in files of what is left."""
-
-    is_llm = True
-
-    def __init__(self, desk: BatchDesk, annotator: OpenAIAnnotator) -> None:
-        self.name = annotator.name
-        self._desk, self._annotator = desk, annotator
-
-    def annotate(self, questions: Iterable[Question], on_answer: OnAnswer, check: Callable[[], None]) -> None:
-        """See ``Annotator``; questions that go into a file, or wait in an open batch, are not answered."""
-        stream = iter(questions)
-        if not self._annotator.is_settled:
-            self._annotator.annotate(itertools.islice(stream, PROBES), on_answer, check)
-        batches = self._desk.batches
-        waiting = {mark for batch in batches if batch.open for mark in batch.asked}
-        again = {mark for batch in batches for mark in batch.again}
-        with _File(self._desk, self._annotator) as file:
-            for group in _grouped(stream, GROUP):
-                now: list[Question] = []
-                for question, key in self._keyed(group, now):
-                    if key[:MARK] in again:
-                        now.append(question)
-                    elif key[:MARK] not in waiting:
-                        file.add(question, key)
-                self._annotator.annotate(now, on_answer, check)
-                check()
-            if 0 < len(file.questions) < FEW and file.handed_in == 0:
-                self._annotator.annotate(file.questions, on_answer, check)
-            else:
-                file.hand_in()
-
-    def _keyed(self, group: Sequence[Question], now: list[Question]) -> list[tuple[Question, str]]:
-        """Return the questions without a reply, with their keys; the others go to `now`."""
-        asked: list[tuple[Question, str]] = []
-        for question in group:
-            if abstained(question.sample, self.name) is not None:
-                now.append(question)
-            else:
-                messages = question.prompt.messages(question.sample.text)
-                asked.append((question, self._annotator.keys.of(question, messages)))
-        known = self._desk.store.replies.find({key for _, key in asked})
-        now.extend(question for question, key in asked if key in known)
-        return [(question, key) for question, key in asked if key not in known]
-
-
-@dataclass
-class _File:
-    """A file of requests that grows until it, or the budget, is full.
-
-    Attributes
-    ----------
-    questions : list of Question
-        What is in it; of equal requests one.
-    handed_in : int
-        Files that were full and handed in before.
-    """
-
-    desk: BatchDesk
-    annotator: OpenAIAnnotator
-    questions: list[Question] = field(default_factory=list)
-    handed_in: int = 0
-
-    def __post_init__(self) -> None:
-        past = past_spend(self.desk.store, self.desk.project.id, self.annotator.name)
-        self._counter = TokenCounter(self.annotator.endpoint.model, past.characters, past.prompt_tokens)
-        self._till = self.annotator.till()
-        self._marks: set[str] = set()
-        self._reserved, self._characters, self._is_full = 0.0, 0, False
-
-    def __enter__(self) -> _File:
-        self._file = tempfile.TemporaryFile()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, question: Question, key: str) -> None:
-        """Add a request; hand the file in first where it is full. Left for later where the budget is.
-
-        Raises
-        ------
-        BudgetError
-            When not one request fits and no batch is open that could leave some.
-        """
-        from coral_backend.llm.batch import MAX_FILE_BYTES, URL
-
-        if self._is_full or key[:MARK] in self._marks:
-            return
-        messages = question.prompt.messages(question.sample.text)
-        body = self.annotator.body(question, messages)
-        line = json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": body}).encode() + b"\n"
-        full = len(self.questions) >= self.desk.settings.batch_requests
-        if full or self._file.tell() + len(line) > MAX_FILE_BYTES:
-            self.hand_in()
-        most = self._most(messages, body)
-        if not self._till.meter.fits(self._reserved + most):
-            if not self.questions and not self.desk.open:
-                raise self._till.meter.exhausted(most)
-            self._is_full = True
-            return
-        self._file.write(line)
-        self._marks.add(key[:MARK])
-        self.questions.append(question)
-        self._reserved, self._characters = self._reserved + most, self._characters + characters_of(messages)
-
-    def hand_in(self) -> None:
-        """Hand in what is in the file, if anything, and begin a new one."""
-        if not self.questions:
-            return
-        asked = len(self.questions)
-        batch = Batch(
-            key=uuid.uuid4().hex,
-            project_id=self.desk.project.id,
-            round_id=self.desk.round.id,
-            batch_id=None,
-            status="creating",
-            open=True,
-            annotator=self.annotator.name,
-            asked=tuple(sorted(self._marks)),
-            characters=self._characters,
-            reserved=self._reserved,
-            requests=asked,
-        )
-        self.desk.hand_in(batch, self._file, [self.annotator])
-        self._till.meter.set_aside(self._reserved)
-        self._file.seek(0)
-        self._file.truncate()
-        self.questions, self.handed_in = [], self.handed_in + 1
-        self._reserved, self._characters = 0.0, 0
-        self._marks = set()
-
-    def _most(self, messages: list[dict[str, str]], body: dict[str, object]) -> float:
-        """Return the most that one request of many is reserved with, in USD."""
-        if self._till.price is None:
-            return 0.0
-        tokens: float = at_most(messages, body)
-        if self._counter.how != "default":
-            tokens = min(tokens, MARGIN * self._counter.count(messages))
-        return self._till.price.cost(tokens, self.annotator.endpoint.max_tokens, batch=True)
-
-
 def _till_of(batch: Batch, team: Sequence[Annotator]) -> Till:
     """Return where a batch is paid: at its annotator's, also when the settings name others by now."""
     known = next((one for one in team if one.name == batch.annotator), None)
     if known is not None:
-        return _asks_in_batches(known).till()
-    one = _asks_in_batches(team[0])
+        return asks_in_batches(known).till()
+    one = asks_in_batches(team[0])
     return one.meter.till(batch.annotator, one.endpoint.base_url, batch.annotator.partition(":")[2])
 
 
@@ -426,7 +258,8 @@ def _lines(api: BatchAPI, remote: Remote) -> Iterator[Line]:
             yield from api.lines(file_id)
 
 
-def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield `items` in lists of `size`; the last may be shorter."""
     stream = iter(items)
     while group := list(itertools.islice(stream, size)):
         yield group
@@ -438,7 +271,14 @@ def _ended() -> frozenset[str]:
     return ENDED
 
 
-def _asks_in_batches(annotator: Annotator) -> OpenAIAnnotator:
+def asks_in_batches(annotator: Annotator) -> OpenAIAnnotator:
+    """Return `annotator` as one that has a Batch API.
+
+    Raises
+    ------
+    SettingsError
+        If it is no OpenAI-compatible endpoint.
+    """
     from coral_backend.llm.openai import OpenAIAnnotator
 
     if not isinstance(annotator, OpenAIAnnotator):

@@ -378,12 +378,12 @@ def changes(debug: bool, round_name: str | None, *, project: int | None, limit: 
     from coral_backend.effects import changes as changed
 
     with _context(debug) as (_, store):
-        project_id = _project_id(store, project)
-        effect, found = changed(store, project_id, round_name, limit=limit)
+        chosen = _project_id(store, project)
+        effect, found = changed(store, chosen, round_name, limit=limit)
         if as_json:
             click.echo(json.dumps({"effect": effect.to_json(), "changes": [asdict(one) for one in found]}, indent=2))
             return
-        terminal().print(changes_table(found, store.project(project_id).label_space.shown))
+        terminal().print(changes_table(found, store.project(chosen).label_space.shown))
         click.echo(f"Round{effect_text(effect.to_json())[5:]}.")
 
 

@@ -221,8 +221,8 @@ def changes_table(found: Iterable[Change], shown: Callable[[str, str], str] = la
         table.add_column(name, overflow="fold", no_wrap=name in ("task", "score"))
     for one in found:
         flag = Text(str(one.flag_before)) if one.flag is one.flag_before else _flag_change(one)
-        now, before = (None if said is None else shown(said, one.text) for said in (one.label, one.label_before))
-        label = str(now) if one.label == one.label_before else f"{before} → {now}"
+        before, now = ("None" if said is None else shown(said, one.text) for said in (one.label_before, one.label))
+        label = now if one.label == one.label_before else f"{before} → {now}"
         label += " (by a person)" if one.by_person else ""
         score = f"{_percent(one.score_before)} → {_percent(one.score)}"
         table.add_row(str(one.task_id), Text(_short(one.text)), Text(label), score, flag)

@@ -16,7 +16,7 @@ from coral_backend.settings import Settings
 from coral_backend.types import Answer, Demo, Detail, Flag, HumanLabel, LabelSpace, Project, Source, Verdict
 
 __all__ = [
-    "agreed_pairs", "answer_of", "demos_of", "folder_name", "human_label_of", "joined_answer", "joined_demos", "joined_verdict",
+    "agreed_pairs", "answer_of", "demos_of", "folder_name", "human_label_of", "is_said", "joined_answer", "joined_demos", "joined_verdict",
     "project_of", "said_of", "settings_of", "spaces", "verdict_of",
 ]  # fmt: skip
 
@@ -82,6 +82,7 @@ def verdict_of(verdict: Verdict, space: LabelSpace) -> Verdict:
         prediction_label=said_of(verdict.prediction_label, name),
         llm_label=said_of(verdict.llm_label, name),
         slm_label=said_of(verdict.slm_label, name),
+        machine_label=said_of(verdict.machine_label, name),
         details=inner,
     )
     if own is None:
@@ -174,9 +175,17 @@ def joined_verdict(parts: Mapping[str, Verdict], order: Sequence[str]) -> Verdic
         p_clean=least(lambda one: one.p_clean),
         loss=sum(losses) if losses else None,
         content_hash=some.content_hash,
-        machine_label=said(lambda one: one.machine_label),
         details=tuple(detail for name, one in there.items() for detail in _details(name, one)),
+        machine_label=said(lambda one: one.machine_label),
     )
+
+
+def is_said(human: str, said: str | None) -> bool:
+    """Say whether `said` is what a person says, of several controls of each that the person labelled."""
+    if human == said:
+        return True
+    parts = read_controls(human)
+    return bool(parts) and all(said_of(said, name) == label for name, label in (parts or {}).items())
 
 
 def agreed_pairs(space: LabelSpace, human: str | None, verdict: Verdict) -> list[tuple[str, str | None, str | None]]:

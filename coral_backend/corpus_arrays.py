@@ -177,6 +177,14 @@ def load_arrays(folder: Path) -> Arrays | None:
         return None
 
 
+def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
+    """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
+    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
+        round_folder(settings, current)
+    ]
+    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
+
+
 def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round]:
     """Return the newest done rounds of which models and predictions are kept; none that a rollback set aside is among them.
 
@@ -184,14 +192,6 @@ def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round
     """
     counts = [r for r in store.rounds(project_id) if r.status is RoundStatus.DONE and not r.set_aside]
     return counts[: settings.keep_versions]
-
-
-def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
-    """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
-    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
-        round_folder(settings, current)
-    ]
-    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
 
 
 def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int:

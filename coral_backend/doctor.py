@@ -350,6 +350,7 @@ def _project(
 ) -> Iterator[Check]:
     name = f"project {project.id}"
     yield _check(f"{name}: model", lambda: _model(settings, store, project))
+    yield _check(f"{name}: language", lambda: _language(settings.with_options(project.options), store, project))
     if {"annotator", "llm_model", "recorded_key"} & set(project.options):
         yield _check(f"{name}: annotator", lambda: _annotator(settings.with_options(project.options)))
     yield from _takes(settings, store, project)
@@ -395,6 +396,34 @@ def _model(settings: Settings, store: Store, project: Project) -> tuple[Status, 
     if not is_kept(settings, serving, project.label_space):
         return Status.FAIL, f"Round {serving.name}: the SLM's arrays are missing or damaged.", again
     return Status.OK, f"round {serving.name} ({project.model_version}), hashes right", None
+
+
+def _language(settings: Settings, store: Store, project: Project) -> tuple[Status, str, str | None]:
+    """Say whether the SLM's encoder knows the letters of the project's texts."""
+    from coral_backend.slm.vocabulary import doubt, share_of
+
+    texts = [sample.text for sample in store.samples(project.id) if sample.problem is None]
+    folder = _encoder_folder(settings.slm_model)
+    share = share_of(folder, texts) if folder is not None and texts and not project.label_space.is_row else None
+    if share is None:
+        return Status.SKIP, "There is no text, or no tokenizer on this machine, to tell by.", None
+    unread = doubt(share)
+    if unread is None:
+        return Status.OK, f"the SLM's encoder knows {share:.0%} of the letters", None
+    return Status.WARN, *_in_two(unread)
+
+
+def _encoder_folder(name: str) -> Path | None:
+    if name == "embedded":
+        from coral_backend.slm.encoder import embedded_folder
+
+        return embedded_folder()
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "tokenizer.json")
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _readable(settings: Settings, client: LabelStudioClient, project: Project) -> tuple[Status, str, str | None]:

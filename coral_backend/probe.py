@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from coral_backend.annotate import make_team
+from coral_backend.controls import project_of, settings_of, spaces
 from coral_backend.costs import meter_for
 from coral_backend.exceptions import CoralError
 from coral_backend.llm.base import Question
@@ -88,6 +89,8 @@ def _models(store: Store, settings: Settings, project: Project) -> list[OpenAIAn
 def _asked(settings: Settings, project: Project, model: OpenAIAnnotator) -> Finding:
     if model.is_settled:
         return _finding(model)
+    project = project_of(project, spaces(project.label_space)[0])
+    settings = settings_of(settings, project)
     listed = project.label_space.labels[: settings.llm_labels]
     prompt = prompt_for(settings, project, (), listed=listed)
     question = Question(Sample(0, TEXT), prompt, logprobs=wants_logprobs(settings))

@@ -70,7 +70,7 @@ class Questions:
         while batch := list(itertools.islice(asks, QUERIES)):
             for (sample, ask), prompt in zip(batch, self._prompts(batch), strict=True):
                 warm = SAMPLING_TEMPERATURE if ask.draw else 0.0
-                yield Question(sample, prompt, draw=ask.draw, temperature=warm, logprobs=logprobs)
+                yield Question(sample, prompt, ask.draw, warm, logprobs, self._project.control)
 
     def with_demos(self, demos: Sequence[Demo]) -> Questions:
         """Return the same with other demonstrations for texts that have none of their own."""

@@ -79,7 +79,7 @@ def show(
     ask_again(store, project, verdicts)
     values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
     looks = _look_values(project.label_space, store.second_looks(project.id))
-    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: dict(slices or {})}
+    wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: slices or {}}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
     _instruct(store, client, project)
@@ -95,7 +95,8 @@ def show_some(
 ) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
     values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
-    values = {**values, columns.SLICE: dict(slices or {})}
+    named = {task: value for task, value in (slices or {}).items() if value}  # nobody looks first what stands there
+    values = {**values, columns.SLICE: named}
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -118,7 +119,10 @@ def show_check(store: Store, client: LabelStudioClient, project: Project) -> dic
         If Label Studio is away, or does not take the column: without it there is no tab.
     """
     places = {one.task_id: one.place for one in checks.drawn(store, project.id)}
-    wanted = {columns.CHECK: columns.check_values(places)}
+    nothing: dict[int, columns.Value] = {sample.task_id: "" for sample in store.samples(project.id)}
+    wanted = {
+        columns.CHECK: nothing | columns.check_values(places)
+    }  # what was drawn from a slice that is no more is not
     written = columns.write(client, project.id, wanted, keep=_taken(project))
     if written.problem is not None:
         raise LabelStudioError(f"{written.problem} The gold check needs its column; nothing else was changed.")

@@ -22,6 +22,7 @@ import numpy as np
 
 from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, Report, known_from_round, make_strategy, make_team
+from coral_backend.batch_clerk import Clerk
 from coral_backend.batches import BatchDesk, told_of
 from coral_backend.controls import agreed_pairs, demos_of, joined_demos, project_of, spaces, verdict_of
 from coral_backend.controls import settings_of as settings_of_control
@@ -330,8 +331,8 @@ class RoundRunner:
         embed, views = lazy_embed(step.settings), self._views(step)
         meter = meter_for(self.store, step.settings, step.project, step.round)
         asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
-        leading = with_room(next(asks_more, step.settings), step.project.label_space)
-        team = make_team(leading, embed, self.store.replies, meter)
+        asked_as = with_room(next(asks_more, step.settings), step.project.label_space)
+        team = make_team(asked_as, embed, self.store.replies, meter)
         return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
 
     def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
@@ -380,7 +381,7 @@ class RoundRunner:
         if desk.collect(_widest(parts)):
             return False
         for part in parts:
-            part.annotation.annotators = [desk.clerk(annotator) for annotator in part.annotation.annotators]
+            part.annotation.annotators = [Clerk(desk, annotator) for annotator in part.annotation.annotators]
         return True
 
     def _called_back(self, step: Step, parts: Sequence[Part]) -> bool:
@@ -791,14 +792,14 @@ def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dic
             "n": len(checked),
             "llm": _share([said == llm for said, llm, _ in checked]),
             "slm": _share([said == slm for said, _, slm in checked]),
-            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
+            **(_f1(checked) if space.kind == MULTIPLE else {}),
         },
     }
 
 
-def _f1(checked: Sequence[tuple[str, str | None, str | None]]) -> dict[str, float | None]:
-    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
-    people, llm, slm = ([row[place] for row in checked] for place in range(3))
+def _f1(checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's, of ``(person's, LLM's, SLM's)``."""
+    people, llm, slm = ([one[place] for one in checked] for place in range(3))
     return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
 
 

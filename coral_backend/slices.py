@@ -90,8 +90,9 @@ def told_of_slices(slices: Sequence[Slice]) -> dict[str, Any]:
 def said_of(decided: Mapping[str, Any]) -> str:
     """Say in a sentence why a slice, as a round keeps it, is SLM-first."""
     n = decided["checked"]
+    name = f"{decided['name'] or NO_SLICE}{', ' + str(decided['control']) if 'control' in decided else ''}"
     return (
-        f"{decided['name'] or NO_SLICE}: of {n} tasks that people checked the LLM is right on {decided['llm_right']}, the SLM on "
+        f"{name}: of {n} tasks that people checked the LLM is right on {decided['llm_right']}, the SLM on "
         f"{decided['slm_right']} ({decided['sureness']:.1%} sure that the SLM is better): its {decided['tasks']:,} tasks are "
         "labelled SLM-first, and more of them are flagged for review"
     )

@@ -87,10 +87,10 @@ class ProjectStatus:
         USD of all requests to LLMs; None where a price is not known.
     costs : tuple of CostLine
         The same by round and annotator.
-    slices : tuple of SliceLine
-        The parts of the corpus, the largest first, and how LLM and SLM do in each by the labels of people.
     controls : mapping
         Of several controls: name to the counts, flags and agreement that the round that serves had for it; else empty.
+    slices : tuple of SliceLine
+        The parts of the corpus, the largest first, and how LLM and SLM do in each by the labels of people.
     """
 
     id: int
@@ -113,8 +113,8 @@ class ProjectStatus:
     notes: tuple[str, ...] = ()
     cost: float | None = None
     costs: tuple[CostLine, ...] = ()
-    slices: tuple[SliceLine, ...] = ()
     controls: Mapping[str, Any] = field(default_factory=dict)
+    slices: tuple[SliceLine, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -163,8 +163,8 @@ def status_of(store: Store, project_id: int) -> ProjectStatus:
         notes=tuple(str(note) for note in (serving.metrics.get("notes") or ())) if serving else (),
         cost=cost_of([one for spent in spending.values() for one in spent], tokens=sum(tokens.values())),
         costs=tuple(cost_lines(store, project_id, rounds)),
-        slices=tuple(slice_lines(store, project)),
         controls=dict(serving.metrics.get("by_control") or {}) if serving else {},
+        slices=tuple(slice_lines(store, project)),
     )
 
 

@@ -14,8 +14,15 @@ from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
 __all__ = [
-    "PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names", "with_room",
-]  # fmt: skip
+    "PARTS",
+    "family_of",
+    "label_space_of",
+    "named_strategy",
+    "prompt_for",
+    "strategy_for",
+    "task_names",
+    "with_room",
+]
 
 ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256}
 """Longest answer asked for where it is more than one label, unless another length is set."""
@@ -129,7 +136,8 @@ def label_space_of(settings: Settings, project: Project) -> LabelSpace:
 def with_room(settings: Settings, space: LabelSpace) -> Settings:
     """Return the settings with room for the answers of a label space, where no length is set: a set is longer than a label."""
     usual = Settings.model_fields["llm_max_tokens"].default
-    longest = max(ANSWER_TOKENS.get(one.kind, usual) for one in space.controls or (space,))
+    kinds = [control.kind for control in space.controls] or [space.kind]
+    longest = max(ANSWER_TOKENS.get(kind, usual) for kind in kinds)
     return settings if settings.llm_max_tokens != usual else settings.model_copy(update={"llm_max_tokens": longest})
 
 

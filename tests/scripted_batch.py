@@ -16,11 +16,9 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
-from tests.scripted_openai import Call, Reply, completion, label
+from tests.scripted_openai import Call, Reply, Served, completion, label
 
 _PART = re.compile(rb'name="(\w+)"(?:; filename="([^"]*)")?.*?\r\n\r\n(.*)\r\n$', re.DOTALL)
 
@@ -33,7 +31,7 @@ def by_word(call: Call) -> Reply:
 
 
 @dataclass
-class ScriptedBatch:
+class ScriptedBatch(Served):
     """The server.
 
     Attributes
@@ -64,23 +62,7 @@ class ScriptedBatch:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._http = _Server(self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__()
 
     # --- what a test does -----------------------------------------------------------------------------------------
 
@@ -197,48 +179,3 @@ def _upload(content: bytes, headers: Mapping[str, str]) -> bytes:
         parts[found[1].decode()] = found[3]
     assert parts["purpose"] == b"batch"
     return cast(bytes, parts["file"])
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, scripted: ScriptedBatch) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.scripted = scripted
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        content = self.rfile.read(int(headers.get("content-length", "0"))) if "content-length" in headers else b""
-        if headers.get("transfer-encoding") == "chunked":
-            content = self._chunks()
-        reply = cast(_Server, self.server).scripted.take(self.command, self.path, headers, content)
-        self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(reply.body)
-
-    def _chunks(self) -> bytes:
-        found = b""
-        while size := int(self.rfile.readline().strip() or b"0", 16):
-            found += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return found

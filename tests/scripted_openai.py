@@ -20,7 +20,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -139,7 +139,112 @@ def reset() -> Reply:
     return Reply(reset=True)
 
 
-class ScriptedOpenAI:
+class Served:
+    """HTTP on loopback in a thread; a subclass says what to answer."""
+
+    def __init__(self) -> None:
+        self._closing = threading.Event()
+        self._http = _Server(self)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def take(self, method: str, path: str, headers: Mapping[str, str], content: bytes) -> Reply:
+        """Return the reply to one request; header names are in lower case."""
+        raise NotImplementedError
+
+    def done(self) -> None:
+        """Note that a reply was sent, or could not be."""
+
+    @property
+    def base_url(self) -> str:
+        """What goes into ``OPENAI_BASE_URL``."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but not longer than the server lives."""
+        if seconds > 0:
+            self._closing.wait(seconds)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.served = served
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that hangs up in the middle is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        served = cast(_Server, self.server).served
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        reply = served.take(self.command, self.path, headers, self._content(headers))
+        try:
+            served.wait(reply.delay_s)
+            self._send(reply, served)
+        finally:
+            served.done()
+
+    def _content(self, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            return b"".join(self._chunks())
+        return self.rfile.read(int(headers.get("content-length", "0")))
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline().strip() or b"0", 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def _send(self, reply: Reply, served: Served) -> None:
+        if reply.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
+        self.send_response(reply.status)
+        for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        body = reply.body if reply.cut is None else reply.body[: reply.cut]
+        if reply.drip_s is None:
+            self.wfile.write(body)
+        else:
+            for byte in body:
+                served.wait(reply.drip_s)
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+        self.close_connection = self.close_connection or reply.cut is not None
+
+
+class ScriptedOpenAI(Served):
     """The server.
 
     Parameters
@@ -158,45 +263,23 @@ class ScriptedOpenAI:
     """
 
     def __init__(self, answer: Callable[[Call], Reply] | None = None) -> None:
+        super().__init__()
         self.answer = answer or (lambda call: label("positive"))
         self.script: deque[Reply] = deque()
         self.history: list[Call] = []
         self.most_in_flight = 0
         self._in_flight = 0
         self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._http = _Server(self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
-    @property
-    def base_url(self) -> str:
-        """What goes into ``OPENAI_BASE_URL``."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    def wait(self, seconds: float) -> None:
-        """Wait, but not longer than the server lives."""
-        if seconds > 0:
-            self._closing.wait(seconds)
-
-    def take(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Reply:
-        """Note a request and return the reply to it."""
+    def take(self, method: str, path: str, headers: Mapping[str, str], content: bytes) -> Reply:
+        """Note a request and return the reply to it; there is nothing to get here."""
         with self._lock:
-            call = Call(len(self.history), path, headers, body)
-            self.history.append(call)
             self._in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self._in_flight)
+            if method != "POST":
+                return status(404, message="no such path")
+            call = Call(len(self.history), path, headers, json.loads(content or b"{}"))
+            self.history.append(call)
             scripted = self.script.popleft() if self.script else None
         return scripted if scripted is not None else self.answer(call)
 
@@ -204,58 +287,6 @@ class ScriptedOpenAI:
         """Note that a reply was sent, or could not be."""
         with self._lock:
             self._in_flight -= 1
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, scripted: ScriptedOpenAI) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.scripted = scripted
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that hangs up in the middle is what some tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def do_POST(self) -> None:
-        scripted = cast(_Server, self.server).scripted
-        length = int(self.headers.get("Content-Length", "0"))
-        reply = scripted.take(
-            self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(self.rfile.read(length) or b"{}")
-        )
-        try:
-            scripted.wait(reply.delay_s)
-            self._send(reply, scripted)
-        finally:
-            scripted.done()
-
-    def _send(self, reply: Reply, scripted: ScriptedOpenAI) -> None:
-        if reply.reset:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
-            return
-        self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        body = reply.body if reply.cut is None else reply.body[: reply.cut]
-        if reply.drip_s is None:
-            self.wfile.write(body)
-        else:
-            for byte in body:
-                scripted.wait(reply.drip_s)
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-        self.close_connection = self.close_connection or reply.cut is not None
 
 
 if __name__ == "__main__":

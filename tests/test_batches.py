@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
-from coral_backend import batches, cli, jobs, ticker
+from coral_backend import batch_clerk, cli, jobs, ticker
 from coral_backend.exceptions import BudgetError, EndpointError, SettingsError, UnavailableError
+from coral_backend.labels import read_controls
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
 from coral_backend.llm.batch import BatchAPI, Line
@@ -24,7 +25,7 @@ from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus, Stage
 from tests.scripted_batch import ScriptedBatch
 from tests.scripted_openai import Reply, html, status
-from tests.stand_ins import FakeLabelStudio, quick_distil
+from tests.stand_ins import CONFIG, FakeLabelStudio, quick_distil
 
 TEXTS = [f"{word} film, number {number}" for number in range(6) for word in ("good", "bad")]
 PRICES = """
@@ -84,7 +85,7 @@ def server() -> Iterator[ScriptedBatch]:
 @pytest.fixture
 def world(tmp_path: Path, server: ScriptedBatch, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("coral_backend.slm.engine.distil", quick_distil)
-    monkeypatch.setattr(batches, "FEW", 1)
+    monkeypatch.setattr(batch_clerk, "FEW", 1)
     made = World(tmp_path, server)
     yield made
     made.store.close()
@@ -111,6 +112,20 @@ def test_a_round_is_asked_in_one_batch_at_half_the_price(world: World) -> None:
     assert spent[True].cost == pytest.approx(9 * LIVE_COST / 2)
     assert spent[True].prompt_tokens == 9 * 40
     assert spent[True].characters == pytest.approx(3 * spent[False].characters, rel=0.02)
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000])
+def test_lines_without_end_are_passed_over(world: World, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("coral_backend.llm.batch.LONGEST_LINE", 100_000)
+    waiting = world.handed_in()
+    world.server.finish()
+    output = world.server.batches[0]["output_file_id"]
+    first, *others = world.server.files[output].splitlines(keepends=True)
+    long = b"x" * size
+    world.server.files[output] = long + b"\n" + first + long + b"\n" + b"".join(others) + long
+    assert world.runner.run(waiting.id).status is RoundStatus.DONE
+    assert world.labels() == RIGHT
+    assert len(world.server.live) == 3, "all that was answered was found"
 
 
 def test_the_ticker_asks_for_the_next_look_and_no_job_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +409,7 @@ def test_a_budget_that_not_one_more_request_fits_pauses_and_says_how_to_go_on(wo
 
 
 def test_a_few_requests_are_no_reason_to_wait_for_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "FEW", 20)
+    monkeypatch.setattr(batch_clerk, "FEW", 20)
     assert world.runner.run(world.begin().id).status is RoundStatus.DONE
     assert world.server.batches == []
     assert len(world.server.live) == len(TEXTS)
@@ -455,3 +470,18 @@ def test_the_command_line_says_when_the_endpoint_cannot_be_told(world: World, mo
     shown = CliRunner().invoke(cli.main, ["round", "--cancel"])
     assert shown.exit_code == 0, shown.output
     assert "could not be cancelled at the endpoint yet; a worker will try again" in shown.output
+
+
+def test_several_controls_wait_for_their_batches_together(world: World) -> None:
+    world.studio.config = CONFIG.replace("</View>", CONFIG[CONFIG.index("<Choices") :].replace('"label"', '"tone"'))
+    waiting = world.handed_in()
+    assert waiting.stage is Stage.ANNOTATE
+    assert len(world.server.batches) == 2, "both are handed in at once: else the second would begin a day later"
+    assert len(world.server.live) == 3
+    world.server.finish()
+    done = world.runner.run(waiting.id)
+    assert done.status is RoundStatus.DONE
+    assert len(world.server.batches) == 2
+    assert {task: read_controls(said) for task, said in world.labels().items()} == {
+        task: {"label": right, "tone": right} for task, right in RIGHT.items()
+    }

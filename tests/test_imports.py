@@ -25,8 +25,8 @@ FILES = sorted(
 LEAVES = {"controls", "labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
-    "annotate", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "questions",
-    "review", "slices", "task_prompt", "unanswered",
+    "annotate", "batch_clerk", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe",
+    "questions", "review", "slices", "task_prompt", "unanswered",
 }  # fmt: skip
 """Modules and packages beside ``rounds`` that are parts of it."""
 

@@ -90,6 +90,18 @@ def test_what_was_answered_long_ago_does_not_tell_what_is_taken_now(
     assert len(server.history) > before
 
 
+def test_of_a_project_with_several_controls_one_is_asked_about(
+    store: Store, settings: Settings, server: ScriptedOpenAI
+) -> None:
+    both = filled.CONFIG.replace("</View>", '<Choices name="x" toName="text"><Choice value="yes"/></Choices></View>')
+    store.save_project(Project(2, "t", both, config_hash(both), parse_config(both)))
+    assert probe(store, settings, store.project(2))[0].takes == ("temperature", "max_tokens")
+    assert server.history[0].body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == [
+        "pos",
+        "neg",
+    ]
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [

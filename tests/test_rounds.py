@@ -423,10 +423,9 @@ def test_who_is_a_moment_late_does_not_undo_the_end_of_a_round(
 
 
 def test_where_people_find_the_llm_worse_the_slm_goes_first_and_everybody_is_told(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the slice "shop" the LLM says the opposite of what it reads; the SLM learns nothing of that, and people agree with it."""
-    world = World(tmp_path, url, monkeypatch)
     world.settings = world.settings.model_copy(update={"slice_key": "source", "annotate_chunk": 1000})
     texts = [f"{'good' if i % 3 else 'bad'} thing {i}" for i in range(1, 81)]
     world.studio.tasks = {i: {"text": text, "source": "shop" if i % 2 else "press"} for i, text in enumerate(texts, 1)}
@@ -470,4 +469,5 @@ def test_where_people_find_the_llm_worse_the_slm_goes_first_and_everybody_is_tol
     world.settings = world.settings.model_copy(update={"slice_key": None})
     last = world.run(retrain=True)
     assert [one["name"] for one in last.metrics["slices"]] == [""], "a changed key holds from the next round on"
-    world.store.close()
+    assert last.metrics["slices"][0]["slm_first"], "the whole corpus is one slice then"
+    assert world.studio.tasks[1]["coral_slice"] == "SLM first"

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote_plus
 
 import pytest
+from flask.testing import FlaskClient
+from pyarrow import parquet
+from rich.console import Console
+from werkzeug.test import TestResponse
 
-from coral_backend import annotate, catch_up
+from coral_backend import annotate, catch_up, export
+from coral_backend.app import create_app
+from coral_backend.console import project_panel
 from coral_backend.controls import settings_of, verdict_of
+from coral_backend.estimate import estimate
 from coral_backend.exceptions import SettingsError, TrainingError
-from coral_backend.labels import SEVERAL, read_controls
+from coral_backend.labels import SEVERAL, SINGLE, read_controls
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.slm.engine import Corpus, Distilled, SLMConfig
+from coral_backend.status import status_of
 from coral_backend.store import Store
 from coral_backend.store.controls import view_of
-from coral_backend.types import Answer, Flag, Project, Round, RoundStatus, Sample, Source
+from coral_backend.types import Answer, Flag, Project, Round, RoundStatus, Sample, Source, Stage
 from tests.stand_ins import FakeLabelStudio, QuickModel, quick_distil
+from tests.web_parts import basic, settings_in
 
 CONFIG = """<View><Text name="text" value="$text"/>
 <Choices name="mood" toName="text"><Choice value="bad"/><Choice value="good"/></Choices>
@@ -233,6 +244,34 @@ def test_a_later_round_does_not_ask_about_what_a_person_filled(world: World) -> 
     assert (FOOD, 2) not in world.llm.asked
 
 
+def test_labels_that_exist_already_are_an_object_of_them(tmp_path: Path) -> None:
+    studio = FakeLabelStudio(
+        {
+            1: {"text": "good", "said": {"mood": "good", "about food": "no", "gone": 3}},
+            2: {"text": "bad", "said": '{"mood": "bad", "about food": "maybe"}'},
+            3: {"text": "so", "said": "good"},
+        },
+        CONFIG,
+    )
+    settings = Settings.load({}, model_dir=tmp_path, annotator="recorded", recorded_key="said")
+    store = Store(settings.store_url)
+    client = cast("LabelStudioClient", studio)
+    refresh_project(store, client, 1)
+    runner = RoundRunner(store, settings, lambda: client)
+    begun = store.create_round(1, settings.public())
+    while runner.advance(begun.id).stage in (Stage.SYNC, Stage.ANNOTATE):
+        pass
+    found = store.llm_labels(1)
+    assert {task: read_controls(one.label) for task, one in found.items()} == {
+        1: {MOOD: "good", FOOD: "no"},
+        2: {MOOD: "bad"},
+        3: None,
+    }
+    assert "The recorded label 'maybe' is none of the 2 labels" in str(found[2].reason)
+    assert "holds no label" in str(found[3].reason)
+    store.close()
+
+
 def test_a_task_that_comes_later_is_labelled_by_both(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     done = world.run()
     monkeypatch.setattr("coral_backend.slm.engine.Model", QuickModel)
@@ -325,3 +364,188 @@ def _space() -> Any:
     from coral_backend.labelstudio.control_tags import parse_config
 
     return parse_config(CONFIG)
+
+
+# --- what people see -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_name_the_doubtful_control_and_tabs_count_tasks(world: World) -> None:
+    world.run()
+    assert {key: world.studio.tasks[1][key] for key in ("coral_llm_mood", "coral_slm_mood", "coral_doubt")} == {
+        "coral_llm_mood": "bad",
+        "coral_slm_mood": "good",
+        "coral_doubt": MOOD,
+    }
+    assert world.studio.tasks[1]["coral_llm_about_food"] == "no"
+    assert world.studio.tasks[3].get("coral_doubt", "") == ""
+    assert "coral_llm" not in world.studio.tasks[1], "the columns of one control do not come"
+    counts = {
+        str(row["data"]["title"]).partition(" (")[0]: row["data"]["title"] for row in world.studio.view_rows.values()
+    }
+    assert set(counts) == {"Noisy", "Inconsistent", "Clean"}
+
+
+def test_a_second_look_is_asked_for_about_one_control(world: World) -> None:
+    world.run()
+    world.studio.annotations = {3: [annotation(10, mood="good", food="no")]}
+    again = world.run(retrain=True)
+    [look] = world.store.second_looks(1, standing=True)
+    assert (look.task_id, read_controls(look.label), read_controls(look.machine_label)) == (
+        3,
+        {FOOD: "no"},
+        {FOOD: "yes"},
+    )
+    assert again.metrics["second_looks"] == 1
+    assert world.studio.tasks[3]["coral_second_look"] == (f"Person: {FOOD}: no · LLM and SLM: {FOOD}: yes (90 %)")
+
+
+def test_status_counts_the_labels_of_each_control(world: World) -> None:
+    world.run()
+    world.studio.annotations = {1: [annotation(10, mood="good")], 3: [annotation(11, mood="good", food="yes")]}
+    world.run(retrain=True)
+    found = status_of(world.store, 1)
+    assert found.labels == ("mood: bad", "mood: good", "about food: no", "about food: yes")
+    assert (found.rounds[-1].compared, found.rounds[-1].llm) == (3, round(2 / 3, 4))
+    assert found.controls[MOOD]["agreement"] == {"n": 2, "llm": 0.5, "slm": 1.0}
+    assert sum(found.controls[FOOD]["flags"].values()) == 8
+    with (console := Console(width=200)).capture() as caught:
+        console.print(project_panel(found))
+    assert "about food" in caught.get()
+
+
+def test_a_dry_run_counts_the_questions_about_all_controls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real annotator; nothing is asked
+    settings = Settings.load(
+        {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, model_dir=world.settings.model_dir, n_demos=2
+    )
+    found = estimate(world.store, settings, 1, lambda: world.client)
+    assert (found.asked, found.requests) == (8, 16)
+    one = estimate(world.store, settings.model_copy(update={"controls": "mood"}), 1, lambda: world.client)
+    assert (one.asked, one.requests) == (8, 8)
+    assert 1.8 < found.prompt_tokens / one.prompt_tokens < 2.2
+
+
+def test_the_table_has_a_group_of_columns_for_each_control(world: World) -> None:
+    world.run()
+    world.studio.annotations = {1: [annotation(10, mood="good")]}
+    world.run(retrain=True)
+    table = {row["task_id"]: row for row in export.rows(world.store, 1)}
+    assert list(table[1]) == export.columns(world.store, 1)
+    first = {name: value for name, value in table[1].items() if name.startswith(f"{FOOD}.") or name == "label"}
+    assert first["label"] == '{"mood": "good", "about food": "no"}', (
+        "the person's, and the machine's where he said nothing"
+    )
+    assert (first[f"{FOOD}.label"], first[f"{FOOD}.source"], first[f"{FOOD}.flag"]) == ("no", "llm", "clean")
+    assert (table[1]["mood.source"], table[1]["mood.score"], table[1]["mood.human_label"]) == ("human", 1.0, "good")
+    clean = {row["task_id"] for row in export.rows(world.store, 1, clean_only=True)}
+    assert 1 in clean
+    assert 2 not in clean, "one of its controls is doubtful"
+    path = export.export(world.store, 1, world.settings.model_dir / "labels.parquet").path
+    schema = parquet.read_schema(path)
+    assert str(schema.field("mood.score").type) == "double"
+    assert schema.field(f"{FOOD}.flag").metadata[b"description"].startswith(f"Of the control {FOOD}: ".encode())
+
+
+def test_a_name_that_a_spreadsheet_would_compute_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = World(tmp_path, monkeypatch, CONFIG.replace('"mood"', '"=1+1"'))
+    path = export.export(evil.store, 1, tmp_path / "labels.csv").path
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    assert "'=1+1.label" in header
+    assert ",=1+1" not in header
+    evil.store.close()
+
+
+# --- the dashboard -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pages(world: World) -> FlaskClient:
+    world.run()
+    world.studio.annotations = {1: [annotation(10, mood="good")], 3: [annotation(11, mood="good", food="no")]}
+    world.run(retrain=True)
+    settings = settings_in(world.settings.model_dir).model_copy(update={"model_dir": world.settings.model_dir})
+    return create_app(settings, world.store).test_client()
+
+
+def get(pages: FlaskClient, path: str, **query: str) -> TestResponse:
+    return pages.get(f"/dashboard/projects/1{path}", query_string=query, headers=basic())
+
+
+def test_every_page_shows_a_project_of_several_controls(pages: FlaskClient) -> None:
+    for path in ("", "/samples", "/map", "/quality", "/rounds/1", "/rounds/1.1", "/configuration"):
+        assert get(pages, path).status_code == 200, path
+    lines = get(pages, "/samples", human="yes").text
+    assert "<strong>mood: good; about food: no</strong>" in lines, "what a person left empty is the machine's"
+    assert "about food: user" in get(pages, "/rounds/1").text, "both prompts are shown"
+
+
+def test_the_table_is_asked_for_a_label_of_one_control(pages: FlaskClient) -> None:
+    def total(**query: str) -> int:
+        found = re.search(r'<strong id="total">(\d+)</strong>', get(pages, "/samples", **query).text)
+        assert found is not None
+        return int(found[1])
+
+    assert total(llm='{"about food": "yes"}') == 2
+    assert total(llm='{"mood": "good"}') == 3
+    assert total(human_label='{"about food": "no"}') == 1
+    assert (total(wrong="llm"), total(wrong="slm")) == (2, 1)
+    assert get(pages, "/samples", llm="good").status_code == 400
+    assert "it must name its control" in get(pages, "/samples", llm="good").text
+
+
+def test_quality_and_map_are_of_one_control_at_a_time(pages: FlaskClient) -> None:
+    food = unquote_plus(get(pages, "/quality", control=FOOD).text)
+    assert 'llm={"about food": "yes"}' in food, "a cell leads to the tasks with that label of that control"
+    assert get(pages, "/quality", control="gone").status_code == 400
+    points = {control: get(pages, "/map.bin", round="1.1", control=control).data for control in (MOOD, FOOD)}
+    assert {len(data) for data in points.values()} == {4 + 8 * (4 + 2 + 2 + 4)}
+    assert points[MOOD] != points[FOOD]
+    assert "[&#34;no&#34;, &#34;yes&#34;]" in get(pages, "/map", control=FOOD).text
+
+
+def test_words_are_set_for_each_control_and_kept(pages: FlaskClient, world: World) -> None:
+    page = get(pages, "/configuration").text
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page))
+    sent = {
+        **hidden,
+        "who": "Ada",
+        "definition-1-of-1": "it speaks of food",
+        "control_options": '{"mood": {"votes": 5}}',
+    }
+    answer = pages.post("/dashboard/projects/1/configuration", data=sent, headers=basic())
+    assert answer.status_code == 303, answer.text
+    assert json.loads(str(world.project.options["control_options"])) == {
+        MOOD: {"votes": 5},
+        FOOD: {"label_definitions": {"yes": "it speaks of food"}},
+    }
+    page = get(pages, "/configuration").text
+    assert 'value="it speaks of food"' in page
+    assert "{&#34;mood&#34;: {&#34;votes&#34;: 5}}" in page
+    preview = pages.post("/dashboard/projects/1/configuration", data={**sent, "preview": "1"}, headers=basic()).text
+    assert "it speaks of food" in preview
+    assert "mood: system" in preview
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [({"controls": "tone"}, "no control"), ({"control_options": '{"tone": {}}'}, "There is no control")],
+)
+def test_a_control_that_is_not_there_is_named_at_its_field(pages: FlaskClient, sent: dict[str, str], says: str) -> None:
+    page = get(pages, "/configuration").text
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page))
+    answer = pages.post("/dashboard/projects/1/configuration", data={**hidden, "who": "Ada", **sent}, headers=basic())
+    assert answer.status_code == 422
+    assert says in answer.text
+
+
+def test_fewer_controls_are_served_from_when_that_is_saved(pages: FlaskClient, world: World) -> None:
+    page = get(pages, "/configuration").text
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page))
+    sent = {**hidden, "who": "Ada", "controls": MOOD}
+    before = world.project.config_hash
+    assert pages.post("/dashboard/projects/1/configuration", data=sent, headers=basic()).status_code == 303
+    assert world.project.label_space.kind == SINGLE
+    assert world.project.config_hash != before
+    done = world.run()
+    assert done.config_hash == world.project.config_hash
+    assert {v.label for v in world.store.verdicts(1, done.id)} == {"good", "bad"}

@@ -31,6 +31,11 @@ CURVE_POINTS = 240
 TRUSTED = 5
 """A bin of the reliability curve with fewer labels of people says too little to be joined to the line."""
 
+MOST_LABELS = 30
+"""Of more labels the pairs that are confused most are listed instead of a table."""
+
+MOST_CONFUSIONS = 25
+
 JUDGED = ("clean", "noisy", "inconsistent")
 
 
@@ -192,9 +197,11 @@ class Matrix:
     labels : sequence of str
         Of both axes; those that the config no longer has come last.
     cells : sequence of sequence of int
-        Row by row.
+        Row by row; empty where there are more than ``MOST_LABELS`` labels: nobody can read that.
     same : float or None
         Share on the diagonal; None without tasks.
+    confusions : sequence of (str, str, int)
+        The pairs of different labels that meet most often, with how often; empty where `cells` are shown.
     """
 
     labels: Sequence[str]
@@ -202,14 +209,18 @@ class Matrix:
     total: int
     same: float | None
     highest: int
+    confusions: Sequence[tuple[str, str, int]] = ()
 
 
 def matrix(counts: Mapping[tuple[str, str], int], labels: Sequence[str]) -> Matrix:
     """Return `counts` as a table over `labels` and whatever else was said."""
     others = sorted({name for pair in counts for name in pair} - set(labels))
     names = [*labels, *others]
-    cells = [[counts.get((a, b), 0) for b in names] for a in names]
+    large = len(names) > MOST_LABELS
+    cells = [] if large else [[counts.get((a, b), 0) for b in names] for a in names]
     total = sum(counts.values())
     hits = sum(count for (a, b), count in counts.items() if a == b)
     off = [count for (a, b), count in counts.items() if a != b]
-    return Matrix(names, cells, total, hits / total if total else None, max(off, default=0))
+    often = sorted(((a, b, n) for (a, b), n in counts.items() if a != b), key=lambda pair: (-pair[2], pair[:2]))
+    pairs = often[:MOST_CONFUSIONS] if large else []
+    return Matrix(names, cells, total, hits / total if total else None, max(off, default=0), pairs)

@@ -160,7 +160,7 @@ def one_round(project_id: int, name: str) -> str:
     project = store.project(project_id)
     current, asked = round_named(store, project_id, name), Asked.read(request.args)
     return render_template(
-        "dashboard/round.html", project=project, round=current, stages=stages(current),
+        "dashboard/round.html", project=project, shown=project.label_space.shown, round=current, stages=stages(current),
         trainings=_trainings(current), prompt=prompt_of(settings, store, project, current),
         usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, current, asked),
         asked=asked, busy=store.active_round(project_id), tab="overview",
@@ -189,12 +189,14 @@ def samples(project_id: int) -> str:
         store, project_id, current.id if current else None, _filters(project, current, asked, ids), sort=asked.sort,
         descending=asked.descending, limit=asked.size, offset=asked.offset,
     )  # fmt: skip
+    found = replace(found, lines=by_control.whole_lines(store, project, current, found.lines))
     last = max(1, math.ceil(found.total / asked.size))
     if asked.page > last:
         raise InputError(f"Page {asked.page} does not exist: {found.total:,} tasks fit, on {last} pages.")
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[*by_control.choices(project), (NO_LABEL, NO_LABEL)], sorts=browse.SORTS, tab="samples",
+        shown=project.label_space.shown,
     )  # fmt: skip
 
 
@@ -311,23 +313,24 @@ def quality(project_id: int) -> str:
     store = shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
-    lines = slice_lines(store, project)
     control = by_control.chosen(project, request.args.get("control"))
     agreement = by_control.agreement_of(store, project, control)
+    lines = slice_lines(store, project)
     view: dict[str, Any] = {
         "rounds": _judged_rounds(store, project),
         "agreement": [
             (done, agreement[done.id]) for done in reversed(store.rounds(project.id)) if done.id in agreement
         ],
-        "slices": lines if worth_showing(lines) else [],
         "asks_for": functools.partial(by_control.asks_for, control),
+        "slices": lines if worth_showing(lines) else [],
     }
     if current is not None:
         scores = by_control.scores_of(store, project, control, current)
         space = control or project.label_space
         labels = space.labels
         facts = current.metrics if control is None else current.metrics.get("controls", {}).get(control.from_name, {})
-        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if space.kind == SINGLE else ()
+        one_label = (control or project.label_space).kind == SINGLE
+        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if one_label else ()
         view |= {
             "loss": charts.loss_histogram(scores, facts.get("gmm") or {}),
             "confidence": charts.confidence_histogram(scores),

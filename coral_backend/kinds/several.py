@@ -63,15 +63,16 @@ class SeveralControls:
 
     def judge(self, work: Work) -> Judged | None:
         """Return what each kind says of its control, joined by the task; ranked by the least sure control."""
-        facts: list[Mapping[str, Any]] = []
+        facts: dict[str, Mapping[str, Any]] = {}
 
         def judge(kind: Kind, part: Work) -> list[Verdict] | None:
             judged = kind.judge(part)
-            facts.extend([judged.facts] if judged is not None else [])
+            if judged is not None and part.project.control is not None:
+                facts[part.project.control] = judged.facts
             return judged.verdicts if judged is not None else None
 
         verdicts = self._joined(work, judge)
-        return Judged(verdicts, _facts(facts)) if verdicts is not None else None
+        return None if verdicts is None else Judged(verdicts, _joined_slices(facts))
 
     def judge_new(self, work: Work, samples: Sequence[Sample]) -> list[Verdict] | None:
         """Judge new samples by every control."""
@@ -91,16 +92,6 @@ class SeveralControls:
 
     def _kind(self, part: Work) -> Kind:
         return self._kind_of(part.project.label_space)
-
-
-def _facts(by_control: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join what the controls' judgements tell: a slice is SLM-first where it is so for any of them."""
-    slices: dict[str, Mapping[str, Any]] = {}
-    for one in (one for facts in by_control for one in facts.get("slices") or ()):
-        if one["name"] not in slices or (one.get("slm_first") and not slices[one["name"]].get("slm_first")):
-            slices[one["name"]] = one
-    most = max((int(facts.get("n_slices", 0)) for facts in by_control), default=0)
-    return {"slices": list(slices.values()), "n_slices": most}
 
 
 def works_of(work: Work) -> Iterator[tuple[str, Work]]:
@@ -125,6 +116,18 @@ def _shifted(progress: Progress, name: str, place: int, parts: int) -> Progress:
     return told
 
 
+def _joined_slices(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a round keeps of its slices: each as the first control has it of which it is SLM-first, else the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for control, told in facts.items():
+        for one in told.get("slices") or ():
+            known = found.get(one["name"])
+            if known is None or (one["slm_first"] and not known["slm_first"]):
+                found[one["name"]] = {**one, "control": control}
+    counts = [told["n_slices"] for told in facts.values() if "n_slices" in told]
+    return {"slices": list(found.values()), "n_slices": max(counts)} if counts else {}
+
+
 def _said_alone(part: Work) -> list[Verdict]:
     """Return verdicts about a control that has no SLM: what was said of it, doubtful unless a person said it."""
     answers, human = part.store.llm_labels(part.project.id), part.store.human_labels(part.project.id)
@@ -147,6 +150,7 @@ def _said_alone(part: Work) -> list[Verdict]:
                 prediction_score=None if label is None else 1.0,
                 llm_label=given,
                 content_hash=sample.content_hash,
+                machine_label=given,
             )
         )
     return verdicts

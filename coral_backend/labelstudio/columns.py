@@ -141,12 +141,9 @@ def fields(
 def slice_values(slices: Mapping[int, str | None], slm_first: Collection[str]) -> dict[int, Value]:
     """Return what stands in the column of slices: the name, and whether the SLM goes first there; ``""`` names no slice."""
     first = "SLM first"
-    named = {task: unmarked(name or "") for task, name in slices.items()}
-    if not slm_first and not any(named.values()):
-        return {}
     return {
-        task: " · ".join(part for part in (name, first if (slices[task] or "") in slm_first else "") if part)
-        for task, name in named.items()
+        task: " · ".join(part for part in (unmarked(name or ""), first if (name or "") in slm_first else "") if part)
+        for task, name in slices.items()
     }
 
 
@@ -302,11 +299,6 @@ def hint_line(verdict: Verdict) -> Value:
     return " · ".join(shown), *(percent for *_, percent in candidates)
 
 
-def _given(loss: float | None) -> float | None:
-    """Return the SLM's probability of the label that has this loss, in nats."""
-    return None if loss is None else math.exp(-loss)
-
-
 def _hint_of_parts(verdict: Verdict) -> str:
     """Return the doubtful parts of a task as Markdown, the least sure first, each with the probability that it applies."""
     doubtful = [one for one in verdict.details if one.flag is not Flag.CLEAN]
@@ -325,6 +317,11 @@ def _of_yes(part: Detail) -> float | None:
 
 def _shown(said: str | None, space: LabelSpace | None) -> str:
     return "" if said is None else said if space is None else space.shown(said)
+
+
+def _given(loss: float | None) -> float | None:
+    """Return the SLM's probability of the label that has this loss, in nats."""
+    return None if loss is None else math.exp(-loss)
 
 
 def _percent(score: float | None) -> str:

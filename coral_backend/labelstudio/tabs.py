@@ -183,10 +183,10 @@ def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[
     """Columns of a new tab. All hidden ones must be named, or fourteen system columns push the text off the screen."""
     ours = (HINT, SECOND_LOOK, CHECK)
     shown = set(data_keys) - {*ours} if text_key is None or text_key not in data_keys else {text_key}
-    sliced, judged = {SLICE} & set(data_keys), {key for key in data_keys if is_column(key)}
-    facts = {SECOND_LOOK} if kind == SECOND_LOOK else sliced | judged
+    sliced = {SLICE} & set(data_keys)
+    facts = {SECOND_LOOK} if kind == SECOND_LOOK else sliced | {key for key in data_keys if is_column(key)}
     if kind == CHECK:  # whoever sees what machines say is no independent check of them
-        shown, facts = shown - judged, sliced
+        shown, facts = {key for key in shown if not is_column(key)}, sliced
     # The score is the SLM's probability of the LLM's label; beside the columns of both it would be read as a third opinion.
     system = _SHOWN - {"predictions_score"} if facts or kind == CHECK else _SHOWN
     hidden_data = [f"tasks:data.{key}" for key in (*data_keys, *ours) if key not in shown | facts]

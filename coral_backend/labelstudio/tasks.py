@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
-from coral_backend.labels import MULTIPLE
+from coral_backend.labels import MULTIPLE, write_controls
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.rows import row_of
 from coral_backend.labelstudio.slices import slice_of
@@ -36,7 +36,7 @@ def sample_from_task(
     task : mapping
         With ``id`` and ``data``, as the API, ``/predict`` and webhooks send it.
     recorded_key : str or None
-        Key of ``data`` with a label that exists already.
+        Key of ``data`` with a label that exists already; of several controls, with an object of them, or one as JSON.
     max_chars : int
         Longer texts are cut, in characters.
     slice_key : str or None
@@ -92,10 +92,22 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
 
 
 def _recorded(space: LabelSpace, value: object) -> str | None:
-    """Return what is recorded as a text; a set may stand in a task as the JSON list that it is."""
+    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them; a set may be a JSON list."""
     if space.kind == MULTIPLE and isinstance(value, list):
         return plain(json.dumps(value, ensure_ascii=False))
-    return plain(value)
+    if not space.controls:
+        return plain(value)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return plain(value)  # the annotator says that it is none of the labels
+    names = [control.from_name for control in space.controls]
+    return (
+        write_controls({one.from_name: _recorded(one, value.get(one.from_name)) for one in space.controls}, names)
+        if isinstance(value, Mapping)
+        else None
+    )
 
 
 def _task_id(task: Mapping[str, Any]) -> int:

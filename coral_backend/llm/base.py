@@ -33,6 +33,8 @@ class Question:
         Of the model's choice among likely words, from 0; an endpoint that takes none has its own.
     logprobs : bool
         Whether to ask for log-probabilities, where the endpoint gives them.
+    control : str or None
+        Which of several controls it is about; the prompt says so, too.
     """
 
     sample: Sample
@@ -40,6 +42,7 @@ class Question:
     draw: int = 0
     temperature: float = 0.0
     logprobs: bool = False
+    control: str | None = None
 
 
 class Annotator(Protocol):

@@ -30,6 +30,9 @@ URL: Final = "/v1/chat/completions"
 MAX_FILE_BYTES = 200_000_000
 """OpenAI's limit is 200 MB."""
 
+LONGEST_LINE = 8_000_000
+"""In bytes; that of a completion has some thousand."""
+
 TRANSFER_S = 600.0
 """Longest silence while a file is sent or read."""
 
@@ -238,12 +241,18 @@ def _remote(batch: Any, key: str) -> Remote:
 
 
 def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield lines; JSON may hold signs that other splitters take for ends of lines."""
-    rest = b""
+    """Yield lines; JSON may hold signs that other splitters take for ends of lines. One without end is passed over."""
+    rest, skipping = b"", False
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    yield rest
+        for line in lines:
+            if not skipping:
+                yield line
+            skipping = False
+        if len(rest) > LONGEST_LINE:
+            rest, skipping = b"", True
+    if not skipping:
+        yield rest
 
 
 def _line(raw: bytes, key: str) -> Line | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from coral_backend.controls import said_of
 from coral_backend.labels import MULTIPLE
 from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.forms.multiple import recorded_set
@@ -12,7 +13,7 @@ from coral_backend.types import Answer
 
 
 class RecordedAnnotator:
-    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's.
+    """Answer with ``sample.recorded``: an LLM's labels from before, a crowd's, a log's; of several controls, an object of them.
 
     ``is_llm`` is False: nobody is asked, and who gave the labels is not known here.
     """
@@ -27,9 +28,9 @@ class RecordedAnnotator:
         """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
         for question in questions:
             check()
-            sample = question.sample
-            prompt = question.prompt
-            on_answer(sample, abstained(sample, self.name) or self._read(sample.recorded, prompt.labels, prompt.kind))
+            sample, prompt, control = question.sample, question.prompt, question.control
+            recorded = sample.recorded if control is None else said_of(sample.recorded, control)
+            on_answer(sample, abstained(sample, self.name) or self._read(recorded, prompt.labels, prompt.kind))
 
     def _read(self, recorded: str | None, labels: Sequence[str], kind: str) -> Answer:
         raw = plain(recorded or "")

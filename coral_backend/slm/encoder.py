@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from coral_backend.exceptions import ModelFileError
+from coral_backend.slm.vocabulary import readable_share, unlimited
 from coral_backend.types import Floats
 
 EMBEDDED = "embedded"
@@ -232,6 +233,11 @@ class Encoder:
         cleaned = [clean_text(text, self.max_length) for text in texts]
         encoded = self.tokenizer(cleaned, truncation=True, max_length=self.max_length, padding=False)["input_ids"]
         return [list(ids) or [self.pad_id] for ids in encoded]
+
+    def readable_share(self, texts: Sequence[str]) -> float:
+        """Return the share of letters that the tokenizer knows; see ``vocabulary.readable_share``. 1 where it cannot tell."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)  # its limits are set anew by each use
+        return 1.0 if fast is None else readable_share(unlimited(fast), texts)
 
     def pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return token ids (B, T) and the mask (B, T) of a batch, on the device."""

@@ -12,6 +12,7 @@ from coral_backend.slm.model import Model, TextModel
 from coral_backend.slm.tabular import TabularSLM
 from coral_backend.slm.training import Ticker, Trained, TrainingPlan
 from coral_backend.slm.views import Learned, Stopwatch, learn
+from coral_backend.slm.vocabulary import doubt
 from coral_backend.types import Floats
 from strategies.distillation.blend import Blend
 from strategies.distillation.gmm_split import Split
@@ -66,9 +67,10 @@ class TextSLM:
     """Learns from texts; see ``views.py``."""
 
     def __init__(self, corpus: Corpus, config: SLMConfig) -> None:
-        self.notes: list[str] = []
         self.corpus, self.config = corpus, config
         self.encoder = Encoder.load(config.model, config.max_length)
+        unread = doubt(self.encoder.readable_share(corpus.texts))
+        self.notes: list[str] = [unread] if unread else []
         self.plan = config.plan(corpus.n_labelled, self.encoder.width)
 
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Learned:

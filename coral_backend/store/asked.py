@@ -54,10 +54,10 @@ class Asked:
         found: dict[int, Known] = {}
         with self._store._read() as connection:
             for row in connection.execute(self._page, values):
-                task_id, text, problem, recorded, annotation, flag, verdict, number, label = row
+                task_id, text, problem, recorded, part, annotation, flag, verdict, number, label = row
                 known = found.get(task_id)
                 if known is None:
-                    sample = Sample(task_id, text, problem, recorded)
+                    sample = Sample(task_id, text, problem, recorded, part)
                     known = found[task_id] = Known(sample, annotation is not None, flag, verdict)
                 if number is not None:
                     known.answers[number] = label
@@ -85,6 +85,17 @@ class Asked:
             said.round_number.not_in(aside),
         )
         judged = and_(v.project_id == p.project_id, v.round_id == bindparam("serving"), v.task_id == p.task_id)
-        columns = (p.task_id, p.text, p.problem, p.recorded, people, v.flag, v.label, said.round_number, said.label)
+        columns = (
+            p.task_id,
+            p.text,
+            p.problem,
+            p.recorded,
+            p.slice,
+            people,
+            v.flag,
+            v.label,
+            said.round_number,
+            said.label,
+        )
         joined = page.outerjoin(t.verdicts, judged).outerjoin(t.llm_labels, fits)
         return select(*columns).select_from(joined).order_by(p.task_id, said.round_number)

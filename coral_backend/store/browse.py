@@ -274,9 +274,8 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has_part if wanted.parts else _has if wanted.sets else _is_label
-    none = _has_none if wanted.sets else _is_none
-    parts += [none(column) if value == "" else says(column, value) for column, value in asked if value is not None]
+    says = _has if wanted.sets else _has_part if wanted.parts else _is
+    parts += [says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -297,38 +296,32 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     return and_(*parts)
 
 
-def _is_none(column: Any) -> ColumnElement[bool]:
-    none: ColumnElement[bool] = column.is_(None)
-    return none
+def _is(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
+    return column.is_(None) if label == "" else column == label
 
 
-def _has_none(column: Any) -> ColumnElement[bool]:
-    return or_(column.is_(None), column == "[]")
-
-
-def _is_label(column: Any, value: str) -> ColumnElement[bool]:
-    same: ColumnElement[bool] = column == value
-    return same
-
-
-def _has(column: Any, label: str) -> ColumnElement[bool]:
-    """Say that a set, as ``labels.write_set`` writes it, has a label.
-
-    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels quotes are
-    escaped. Not LIKE, for the reason of ``_has_part``.
-    """
-    name = json.dumps(label, ensure_ascii=False)
-    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
-
-
-def _has_part(column: Any, value: str) -> ColumnElement[bool]:
+def _has_part(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
     """Say that the JSON object `column` has the one member of the object `value`, which is written alike.
 
     Not LIKE, which in SQLite takes large letters for small ones. Inside a text of the JSON every quote has a backslash in front, so
     that no text is taken for the member.
     """
+    if value == "":
+        return column.is_(None)
     has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
     return has
+
+
+def _has(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
+    """Say that a set, as ``labels.write_set`` writes it, has a label; the empty text asks for sets without any, and for none.
+
+    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels
+    quotes are escaped. ``replace`` tells letters large and small apart on every database; LIKE does not.
+    """
+    if label == "":
+        return or_(column.is_(None), column == "[]")
+    name = json.dumps(label, ensure_ascii=False)
+    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
 
 
 def _literal(words: str) -> str:

@@ -69,3 +69,14 @@ def test_a_matrix_has_labels_that_the_config_lost_at_its_end() -> None:
     assert found.cells == [[0, 1, 0], [0, 3, 0], [2, 0, 0]]
     assert (found.total, found.same, found.highest) == (6, 0.5, 2)
     assert charts.matrix({}, ["a"]).same is None
+
+
+def test_of_many_labels_the_pairs_that_are_confused_most_are_listed() -> None:
+    labels = [f"intent {i:02d}" for i in range(77)]
+    counts = {(labels[i], labels[i + 1]): i + 1 for i in range(76)} | {(labels[0], labels[0]): 500}
+    found = charts.matrix(counts, labels)
+    assert (found.cells, len(found.labels), len(found.confusions)) == ([], 77, charts.MOST_CONFUSIONS)
+    assert found.confusions[0] == ("intent 75", "intent 76", 76)
+    assert found.same == 500 / found.total
+    few = charts.matrix({("a", "b"): 3}, ["a", "b"])
+    assert (few.cells, few.confusions) == ([[0, 3], [0, 0]], [])

@@ -12,7 +12,6 @@ import pytest
 from coral_backend import review
 from coral_backend.demos import Verified, choose_demos
 from coral_backend.kinds import Work, kind_of
-from coral_backend.kinds.base import Judged
 from coral_backend.kinds.multiple import ALL_UP_TO, SetOfLabels, tabulate
 from coral_backend.labels import read_set, write_set
 from coral_backend.labelstudio import columns
@@ -37,14 +36,20 @@ def work(store: Store, tmp_path: Path) -> Work:
     return Work(store, store.project(1), Settings.load({}, model_dir=tmp_path), tmp_path)
 
 
-def by_task(judged: Judged | Sequence[Verdict] | None) -> dict[int, Verdict]:
-    assert judged is not None
-    return {one.task_id: one for one in (judged.verdicts if isinstance(judged, Judged) else judged)}
+def judged(work: Work) -> list[Verdict]:
+    found = SetOfLabels().judge(work)
+    assert found is not None
+    return found.verdicts
+
+
+def by_task(verdicts: Sequence[Verdict] | None) -> dict[int, Verdict]:
+    assert verdicts is not None
+    return {one.task_id: one for one in verdicts}
 
 
 def test_each_label_has_a_verdict_and_the_task_has_theirs(work: Work) -> None:
     assert isinstance(kind_of(work.project.label_space), SetOfLabels)
-    found = by_task(SetOfLabels().judge(work))
+    found = by_task(judged(work))
     first = found[1]
     assert (first.label, first.llm_label, first.slm_label) == ('["sports"]',) * 3
     assert (first.flag, first.source) == (Flag.CLEAN, Source.LLM)
@@ -67,7 +72,7 @@ def test_each_label_has_a_verdict_and_the_task_has_theirs(work: Work) -> None:
 
 
 def test_people_are_certain_also_of_the_empty_set(work: Work) -> None:
-    found = by_task(SetOfLabels().judge(work))
+    found = by_task(judged(work))
     for task_id, labels in sets.PEOPLE.items():
         one = found[task_id]
         assert (one.label, one.source, one.flag, one.score) == (sets.said(labels), Source.HUMAN, Flag.CLEAN, 1.0)
@@ -99,7 +104,7 @@ def test_of_many_labels_those_are_kept_that_anybody_names_or_that_are_doubtful(s
     probs = np.full((1, len(labels)), 0.01)
     probs[0, [3, 7, 9]] = 0.95, 0.8, 0.4
     sets.put_arrays(tmp_path, probs)
-    [one] = by_task(SetOfLabels().judge(Work(store, made, Settings.load({}, model_dir=tmp_path), tmp_path))).values()
+    [one] = judged(Work(store, made, Settings.load({}, model_dir=tmp_path), tmp_path))
     assert {"l3", "l7"} <= {part.name for part in one.details} < set(labels)
 
 
@@ -129,7 +134,7 @@ def test_tasks_that_come_later_are_judged_beside_the_others(work: Work, monkeypa
     assert len(found) == 7
     assert found[9].llm_label == '["sports", "a, b"]'
     assert {one.name: one.flag for one in found[9].details}["a, b"] is Flag.INCONSISTENT
-    again = by_task(SetOfLabels().judge(work))
+    again = by_task(judged(work))
     assert again[9] == found[9]
 
 
@@ -156,14 +161,14 @@ def test_a_second_look_is_asked_for_at_the_labels_that_llm_and_slm_are_sure_of(s
     for task_id in (1, 2):
         store.put_annotations(1, [HumanLabel(task_id, task_id, '["a, b"]', 7, filled.LONG_AGO)])
 
-    def judged(task_id: int, sure: float) -> Verdict:
+    def sure_of(task_id: int, sure: float) -> Verdict:
         parts = (
             Detail("sports", "no", 1.0, Flag.CLEAN, Source.HUMAN, "yes", "yes", sure),
             Detail("a, b", "yes", 1.0, Flag.CLEAN, Source.HUMAN, "no", "no", 0.6),
         )
         return Verdict(task_id, '["a, b"]', 1.0, Source.HUMAN, Flag.CLEAN, task_id, details=parts)
 
-    [look] = review.ask_again(store, project, [judged(1, 0.97), judged(2, 0.85)])
+    [look] = review.ask_again(store, project, [sure_of(1, 0.97), sure_of(2, 0.85)])
     assert (look.task_id, look.label, look.machine_label, look.score) == (1, '["a, b"]', '["sports", "a, b"]', 0.97)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ from tests import filled_store as filled
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = filled.fill(Store(f"sqlite:///{tmp_path / 'coral.sqlite3'}"))
+def store(url: str) -> Iterator[Store]:
+    made = filled.fill(Store(url))
     in_slices(made, {1: "en", 2: "en", 3: "mr", 4: "mr", 5: "mr", 6: None})
     yield made
     made.close()

@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from coral_backend.store import Store, checks
-from coral_backend.types import Detail, Flag, Source
+from coral_backend.store import Store, checks, option_versions
+from coral_backend.types import Detail, Flag, Project, Source
 from tests import filled_store as filled
 
 ADDED = {"projects": ("tidied_change", "instructed"), "rounds": ("parent_id", "set_aside")}
@@ -73,3 +73,25 @@ def test_a_database_before_slices_is_upgraded(tmp_path: Path) -> None:
     found = checks.found_in_slices(store, filled.PROJECT, 1)
     assert [(one.slice, one.tasks, one.checked, one.drawn_checked) for one in found] == [("", 5, 2, 0)]
     store.close()
+
+
+def test_a_project_of_an_older_coral_goes_on_with_the_one_control_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "coral.sqlite3"
+    filled.fill(store := Store(f"sqlite:///{path}"))
+    two = filled.CONFIG.replace("</View>", '<Rating name="stars" toName="text"/></View>')
+    store.save_project(Project(2, "Two", two, "hash", filled.SPACE, options={"epochs": 5}))
+    said = store.opinions.of_round(filled.PROJECT, 1)
+    store.close()
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute("DROP TABLE control_labels")
+        old.execute("ALTER TABLE opinions DROP COLUMN control")
+        old.execute("DELETE FROM migrations WHERE name = 'm009_controls'")
+    store = Store(f"sqlite:///{path}")
+    assert store.project(2).options == {"epochs": 5, "controls": "first"}
+    assert store.project(filled.PROJECT).options == {}, "it has one control, and nothing to decide"
+    newest, before = option_versions.history(store, 2)
+    assert (newest.options, before.options) == ({"epochs": 5, "controls": "first"}, {"epochs": 5})
+    assert option_versions.is_superseded(store, 2, {"epochs": 5}), "Label Studio repeats it; that is no wish to go back"
+    assert store.opinions.of_round(filled.PROJECT, 1) == said
+    store.close()
+    Store(f"sqlite:///{path}").close()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strategies.distillation.noise_floor import FEWEST, LEAST, TRUST, noise_floor, of_the_truth
+from strategies.distillation.noise_floor import FEWEST, TRUST, noise_floor, of_the_truth
 
 
 def test_what_is_taken_out_is_what_was_put_in() -> None:
@@ -11,9 +11,16 @@ def test_what_is_taken_out_is_what_was_put_in() -> None:
     truth = np.array([[0.9, 0.06, 0.04], [0.5, 0.3, 0.2]])
     labels = (1 - 0.2) * truth + 0.2 / 2 * (1 - truth)
     each = 0.2 / 2
-    expected = (labels - each) / (labels - each).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(np.exp(of_the_truth(np.log(labels), 0.2)), expected)
-    np.testing.assert_allclose(expected, truth, atol=1e-12)
+    np.testing.assert_allclose((labels - each) / (labels - each).sum(axis=1, keepdims=True), truth)
+    np.testing.assert_allclose(np.exp(of_the_truth(np.log(labels), 0.2)), truth, atol=0.01)
+
+
+def test_the_order_is_kept_also_where_nothing_is_left() -> None:
+    """A cut would make a heap of equal losses, which the mixture takes for the wrong labels."""
+    p = np.linspace(0.001, 0.5, 200)
+    found = of_the_truth(np.log(np.stack([p, 1.0 - p], axis=1)), 0.3)[:, 0]
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 1e-4).all()
 
 
 def test_a_floor_is_found_where_easy_rows_are_wrong_too() -> None:
@@ -46,4 +53,4 @@ def test_labels_that_say_the_opposite_leave_probabilities() -> None:
     assert floor < 0.5
     probs = np.exp(of_the_truth(log_probs, floor))
     np.testing.assert_allclose(probs.sum(axis=1), 1.0)
-    assert probs.min() >= LEAST / 2
+    assert probs.min() > 0

@@ -1,0 +1,88 @@
+"""Can the encoder read these texts at all? Its tokenizer tells: letters of scripts that it does not know become nothing, or one piece each.
+
+An English MiniLM takes most Chinese characters for unknown and spells Marathi out letter by letter, without its vowel signs. It
+answers all the same, and only the figures of a round show that the SLM knows nothing. The tokenizer says so beforehand, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["READS", "doubt", "readable_share", "share_of"]
+
+READS = 0.5
+"""An encoder that reads a smaller share of the letters is no encoder for the corpus. With MiniLM English comes to 0.99, Spanish to 0.97,
+Danish to 0.92, Chinese to 0.30, Marathi and Russian to 0.00 (300 real texts each). To read is not to understand: a larger share promises
+nothing."""
+
+SAMPLED = 300
+"""So many texts are read, spread evenly over the corpus."""
+
+CHARACTERS = 500
+"""And so much of each."""
+
+WHOLE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER")
+"""Scripts whose single characters are words or syllables, or are written without gaps: a piece of one character is not spelling."""
+
+
+def readable_share(tokenizer: Any, texts: Sequence[str]) -> float:
+    """Return the share of letters (and their vowel signs) that a tokenizer reads as known words or parts of words.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Of the encoder.
+    texts : sequence of str
+        Only ``SAMPLED`` of them are read.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 when there is no letter.
+    """
+    step = max(1, len(texts) // SAMPLED)
+    read = total = 0
+    for text in (text[:CHARACTERS].encode("utf-8", "replace").decode("utf-8") for text in texts[::step][:SAMPLED]):
+        letters = [unicodedata.category(character)[0] in "LM" for character in text]
+        total += sum(letters)
+        found = tokenizer.encode(text, add_special_tokens=False)
+        for token, (start, end) in zip(found.tokens, found.offsets, strict=True):
+            if token not in ("[UNK]", "<unk>") and (end - start > 1 or _alone(text, start, end, letters)):
+                read += sum(letters[start:end])
+    return read / total if total else 1.0
+
+
+def _alone(text: str, start: int, end: int, letters: Sequence[bool]) -> bool:
+    """Say whether a piece of one character is a word of its own, or of a script in which it may be."""
+    if end - start != 1 or not letters[start]:
+        return False
+    inside = (start > 0 and letters[start - 1]) or (end < len(text) and letters[end])
+    return not inside or unicodedata.name(text[start], "").startswith(WHOLE)
+
+
+def share_of(folder: Path, texts: Sequence[str]) -> float | None:
+    """Return what ``readable_share`` says with the tokenizer of a model's folder; None where it has no fast one."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    return readable_share(unlimited(Tokenizer.from_file(str(path))), texts) if path.is_file() else None
+
+
+def unlimited(tokenizer: Any) -> Any:
+    """Return the tokenizer without the cutting and filling that its file may ask for."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def doubt(share: float) -> str | None:
+    """Return a sentence for people where the encoder cannot read the corpus, else None."""
+    if share >= READS:
+        return None
+    return (
+        f"The SLM's encoder knows only {share:.0%} of the letters in these texts: their language is not its own, and it can learn little "
+        "from them. Set CORAL_SLM_MODEL to a multilingual encoder (a folder or a Hugging Face name with safetensors)."
+    )
