@@ -68,6 +68,23 @@ VARIANTS: dict[str, Callable[[Views, Dataset], Floats]] = {
 """Name -> log-probabilities (N, K). The last is what cleanlab ranks by, on the same folds, encoder and epochs."""
 
 
+CEILING = "learned from gold (a ceiling, no method)"
+CEILING_NETWORKS = "networks only, learned from gold (a ceiling, no method)"
+
+
+def ceiling(data: Dataset, config: SLMConfig) -> dict[str, Figures]:
+    """Return what the views would find if there were no noise to learn: trained on gold, each sample scored by what has not seen it."""
+    true = replace(data.task.corpus, llm_labels=data.gold.corpus)
+    task = replace(data, task=replace(data.task, corpus=true))
+    encoder = Encoder.load(config.model, config.max_length)
+    learned = learn(true, config, encoder, Ticker(_untold, 1), Stopwatch())
+    networks = learned.trained.views
+    return {
+        CEILING: judge(blended(learned, networks, ALL, task), data, config),
+        CEILING_NETWORKS: judge(blended(learned, networks, (), task), data, config),
+    }
+
+
 def learn_views(data: Dataset, config: SLMConfig) -> Views:
     """Learn all views of a file; the plain networks have as many epochs as the paper's loop."""
     encoder = Encoder.load(config.model, config.max_length)
@@ -90,7 +107,13 @@ def judge(log_probs: Floats, data: Dataset, config: SLMConfig) -> Figures:
 
 
 def run(
-    paths: Sequence[Path], seeds: Sequence[int], rows: int | None, model: str, keep: Callable[[Report], None]
+    paths: Sequence[Path],
+    seeds: Sequence[int],
+    rows: int | None,
+    model: str,
+    keep: Callable[[Report], None],
+    *,
+    with_ceiling: bool = False,
 ) -> Report:
     """Return the figures of each file and variant, means over seeds; files that cannot be used are told of and left out.
 
@@ -103,12 +126,16 @@ def run(
         except InputError as error:
             print(f"{path.name}: left out. {error}", file=sys.stderr)
             continue
-        found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
+        found: dict[str, list[Figures]] = {
+            name: [] for name in (*VARIANTS, *((CEILING, CEILING_NETWORKS) if with_ceiling else ()))
+        }
         for seed in seeds:
             config = SLMConfig(model=model, seed=seed)
             views = learn_views(data, config)
             for name, variant in VARIANTS.items():
                 found[name].append(judge(variant(views, data), data, config))
+            for name, figures in (ceiling(data, config) if with_ceiling else {}).items():
+                found[name].append(figures)
         report[data.task.name] = {name: over_seeds(runs) for name, runs in found.items()}
         keep(report)
         print(f"{data.task.name}: done", file=sys.stderr, flush=True)
@@ -121,7 +148,7 @@ def table(report: Report) -> str:
     """Return the mean over all files, and each file's AUROC, as Markdown."""
     head = ["variant", "AUROC", "verdicts right", "SLM right", "found in first 10 %", "ECE", *report]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for name in VARIANTS:
+    for name in next(iter(report.values())):
         cells = [_mean([_figure(of[name], shown) for of in report.values()]) for shown in SHOWN]
         cells += [_mean([of[name]["auroc"]]) for of in report.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -151,6 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="run with seeds 0 to N - 1 (default 1)")
     parser.add_argument("--rows", type=int, metavar="N", help="a random part of each file")
     parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument(
+        "--ceiling", action="store_true", help="also train on gold, to see what the encoder can see at all"
+    )
     options = parser.parse_args(argv)
 
     def keep(report: Report) -> None:
@@ -158,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
     try:
-        report = run(options.files, range(options.seeds), options.rows, options.slm, keep)
+        seeds = range(options.seeds)
+        report = run(options.files, seeds, options.rows, options.slm, keep, with_ceiling=options.ceiling)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

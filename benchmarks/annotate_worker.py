@@ -104,8 +104,7 @@ def work(job: Job) -> dict[str, Any]:
             runner.advance(begun.id)
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
     store.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mb": peak, "rss_mb_by_items": _rss_seen}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mb": peak_rss_mb(), "rss_mb_by_items": _rss_seen}
 
 
 _rss_seen: dict[int, float] = {}
@@ -134,6 +133,13 @@ def _stream(job: Job, settings: Settings, store: Store) -> None:
 def rss_mb() -> float:
     """Return what is resident now, in MB of a million bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def peak_rss_mb() -> float:
+    """Return the most that was resident, in MB; not ``ru_maxrss``, which begins with what the parent had."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _no_label_studio() -> NoReturn:

@@ -28,6 +28,7 @@ from coral_backend.llm.base import Annotator
 from coral_backend.llm.spend import Till, total
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
+from coral_backend.task_prompt import with_room
 from coral_backend.types import Batch, Floats, Project, Reply, Round, Spend
 
 if TYPE_CHECKING:  # the SDK takes a second to import
@@ -81,7 +82,7 @@ def settle(store: Store, settings: Settings, project: Project, current: Round) -
     try:
         with kept_alive(store, lease):
             meter = meter_for(store, settings.model_copy(update={"budget": None}), project, current)
-            team = make_team(settings, _never_embed, store.replies, meter)
+            team = make_team(with_room(settings, project.label_space), _never_embed, store.replies, meter)
             return BatchDesk(store, settings, project, current, lease).end(team)
     finally:
         store.drop_lease(lease)

@@ -25,6 +25,7 @@ from coral_backend.settings import Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.controls import view_of
+from coral_backend.task_prompt import with_room
 from coral_backend.types import (
     Answer,
     Flag,
@@ -159,7 +160,7 @@ class CatchUp:
             return
         embed = lazy_embed(settings)
         meter = meter_for(self.store, settings, project, None)
-        team = make_team(settings, embed, self.store.replies, meter)
+        team = make_team(with_room(settings, project.label_space), embed, self.store.replies, meter)
         strategy = make_strategy(settings, team, project.label_space)
         neighbours = neighbours_of(self.store, settings, project) if team[0].is_llm else None
         demos = serving.demos if serving else ()

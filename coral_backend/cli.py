@@ -378,11 +378,12 @@ def changes(debug: bool, round_name: str | None, *, project: int | None, limit: 
     from coral_backend.effects import changes as changed
 
     with _context(debug) as (_, store):
-        effect, found = changed(store, _project_id(store, project), round_name, limit=limit)
+        chosen = _project_id(store, project)
+        effect, found = changed(store, chosen, round_name, limit=limit)
         if as_json:
             click.echo(json.dumps({"effect": effect.to_json(), "changes": [asdict(one) for one in found]}, indent=2))
             return
-        terminal().print(changes_table(found))
+        terminal().print(changes_table(found, store.project(chosen).label_space.shown))
         click.echo(f"Round{effect_text(effect.to_json())[5:]}.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -214,14 +214,15 @@ def effect_text(effect: Mapping[str, Any]) -> str:
     )
 
 
-def changes_table(found: Iterable[Change]) -> Table:
-    """Return verdicts that a round changed."""
+def changes_table(found: Iterable[Change], shown: Callable[[str, str], str] = lambda said, _: said) -> Table:
+    """Return verdicts that a round changed; `shown` says how people read what was said of a text."""
     table = Table(title="Changed verdicts, the most doubtful first", title_justify="left")
     for name in ("task", "text", "label", "score", "flag"):
         table.add_column(name, overflow="fold", no_wrap=name in ("task", "score"))
     for one in found:
         flag = Text(str(one.flag_before)) if one.flag is one.flag_before else _flag_change(one)
-        label = str(one.label) if one.label == one.label_before else f"{one.label_before} → {one.label}"
+        before, now = ("None" if said is None else shown(said, one.text) for said in (one.label_before, one.label))
+        label = now if one.label == one.label_before else f"{before} → {now}"
         label += " (by a person)" if one.by_person else ""
         score = f"{_percent(one.score_before)} → {_percent(one.score)}"
         table.add_row(str(one.task_id), Text(_short(one.text)), Text(label), score, flag)

@@ -97,7 +97,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A round's SLM arrays: ``probs`` (N, K), ``losses`` (N,), ``p_clean`` (N,), ``features`` (N, D)."""
+    """A round's SLM arrays: ``probs`` (N, K), ``losses`` (N,), ``p_clean`` (N,), ``features`` (N, D).
+
+    Of sets of labels, where each label is judged by itself, ``losses`` and ``p_clean`` have shape (N, K), too.
+    """
 
     task_ids: Ints
     probs: Floats

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral_backend import corpus_arrays
-from coral_backend.labels import SINGLE
+from coral_backend.labels import MULTIPLE, SINGLE, read_set
 from coral_backend.settings import Settings
 from coral_backend.store import Store
-from coral_backend.types import UNLABELED, Demo, Flag, Floats, Ints, Project, Sample
+from coral_backend.types import UNLABELED, Demo, Flag, Floats, Ints, LabelSpace, Project, Sample
 from strategies.demonstration import DEMONSTRATIONS, nearest
 from strategies.demonstration.base import Bools
 
@@ -33,6 +33,8 @@ class Verified:
         Shape (N,), bool: clean or labelled by a person, and the label still exists.
     features : ndarray
         Shape (N, D), the SLM's.
+    groups : ndarray
+        Shape (N,), what examples are balanced by: the label; of a set its rarest one, and one more for the empty set. -1 as `labels`.
     """
 
     task_ids: Ints
@@ -41,6 +43,7 @@ class Verified:
     labels: Ints
     eligible: Bools
     features: Floats
+    groups: Ints
 
     @classmethod
     def read(cls, store: Store, settings: Settings, project: Project) -> Verified | None:
@@ -70,7 +73,26 @@ class Verified:
             labels,
             trusted & (labels >= 0),
             arrays.features[keep],
+            _groups(space, names, labels),
         )
+
+    def labels_of(self, place: int, space: LabelSpace) -> tuple[int, ...]:
+        """Return the places in `space` of what was said of a sample: of a set, of each label in it."""
+        if space.kind != MULTIPLE:
+            return (int(self.labels[place]),)
+        said = self.names[self.labels[place]] if self.labels[place] >= 0 else None
+        return tuple(space.index(label) for label in read_set(said) or ())
+
+
+def _groups(space: LabelSpace, names: Sequence[str], labels: Ints) -> Ints:
+    if space.kind != MULTIPLE:
+        return labels
+    sets = [[space.index(label) for label in read_set(name) or ()] for name in names]
+    counts = np.zeros(len(space.labels), dtype=np.int64)
+    for place in labels[labels >= 0].tolist():
+        counts[sets[place]] += 1
+    of_name = [min(own, key=lambda k: (counts[k], k)) if own else len(space.labels) for own in sets]
+    return np.array([UNLABELED if one < 0 else of_name[one] for one in labels.tolist()], dtype=np.int64)
 
 
 def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[Demo, ...]:
@@ -82,11 +104,11 @@ def choose_demos(store: Store, settings: Settings, project: Project) -> tuple[De
         return store.round(project.active_round).demos  # a rollback may serve a round whose arrays are no longer kept
     index = DEMONSTRATIONS.get(settings.demonstration)(
         texts=verified.texts,
-        labels=verified.labels,
+        labels=verified.groups,
         eligible=verified.eligible,
         features=verified.features,
         n=settings.n_demos,
-        n_classes=max(len(verified.names), 1),
+        n_classes=int(verified.groups.max(initial=0)) + 1,
         rng=np.random.default_rng(settings.seed),
     )
     return tuple(Demo(verified.texts[i], verified.names[verified.labels[i]]) for i in index)
@@ -120,7 +142,7 @@ class Neighbours:
             The labels that may be found; None for all.
         """
         v = self._verified
-        shown = np.where(v.eligible, v.labels, -1)
+        shown = np.where(v.eligible, v.groups, -1)
         if only is not None:
             shown = np.where(np.isin(shown, list(only)), shown, -1)
         shown = np.where(self._first_of_text(), shown, -1)
@@ -132,9 +154,10 @@ class Neighbours:
         v = self._verified
         return tuple(Demo(v.texts[i], v.names[v.labels[i]]) for i in places.tolist())
 
-    def labels(self, places: Ints) -> Ints:
-        """Return the labels of the samples in these places."""
-        return self._verified.labels[places]
+    def labels(self, places: Ints, space: LabelSpace) -> Ints:
+        """Return the places in `space` of the labels of these samples, one after the other; a set has several, or none."""
+        found = [k for place in places.tolist() for k in self._verified.labels_of(place, space)]
+        return np.array(found, dtype=np.int64)
 
     def _first_of_text(self) -> Bools:
         """Return where a text stands for the first time, shape (N,), bool: none is shown twice."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from coral_backend.annotate import Annotation
 from coral_backend.costs import past_spend
-from coral_backend.labels import SPANS, Span, write_spans
+from coral_backend.labels import MULTIPLE, SPANS, Span, write_set, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
 from coral_backend.llm.forms import FORMS
@@ -39,6 +39,9 @@ __all__ = ["Estimate", "Link", "estimate"]
 
 RIGHT = 0.8
 """The share of answers that are assumed to be right, where a strategy asks on from them."""
+
+USUAL_SET = 3
+"""Labels that an answer with a set of them is assumed to name."""
 
 SPAN_EVERY, SPAN_LENGTH = 60, 12
 """Characters of a text for each span that an answer is assumed to have, and of such a span."""
@@ -355,22 +358,24 @@ def _answer_tokens(project: Project, endpoint: Endpoint, past: Spend) -> float:
     if settled > 0 and past.completion_tokens:
         return past.completion_tokens / settled
     space = project.label_space
-    if space.kind == SPANS:
-        text = "x" * USUAL_TEXT
-        longest = json.dumps(FORMS[SPANS].example(Demo(text, _said(space, text))), ensure_ascii=False)
-        longest = longest.replace(text, "")
-    else:
-        longest = json.dumps({"label": max(space.labels, key=len)}, ensure_ascii=False)
+    text = "x" * USUAL_TEXT if space.kind == SPANS else ""
+    said = FORMS[space.kind].example(Demo(text, _said(space, text)))
+    longest = json.dumps({key: value for key, value in said.items() if key != "content"}, ensure_ascii=False)
     return min(endpoint.max_tokens, TokenCounter(endpoint.model).count([{"content": longest}]))
 
 
 def _said(space: LabelSpace, text: str) -> str:
-    """Return what might be said of a text: the longest label, or a span with it in every ``SPAN_EVERY`` characters."""
-    longest = max(space.labels, key=len)
-    if space.kind != SPANS:
-        return longest
-    places = range(0, len(text) - SPAN_LENGTH + 1, SPAN_EVERY)
-    return write_spans([Span(at, at + SPAN_LENGTH, longest) for at in places])
+    """Return the longest that is likely to be said of a text.
+
+    That is the longest label, a set of the ``USUAL_SET`` longest, or a span with the longest in every ``SPAN_EVERY`` characters.
+    """
+    by_length = sorted(space.labels, key=len, reverse=True)
+    if space.kind == MULTIPLE:
+        return write_set(by_length[:USUAL_SET], space.labels)
+    if space.kind == SPANS:
+        places = range(0, len(text) - SPAN_LENGTH + 1, SPAN_EVERY)
+        return write_spans([Span(at, at + SPAN_LENGTH, by_length[0]) for at in places])
+    return by_length[0]
 
 
 def _notes(found: Estimate, prices: PriceTable, tallies: Sequence[_Tally], *, guessed: bool) -> Iterator[str]:

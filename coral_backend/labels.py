@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
-    "MULTIPLE", "SEVERAL", "SINGLE", "SPANS", "Span", "read_controls", "read_set", "read_spans", "span_f1", "write_controls", "write_set",
-    "write_spans",
+    "MULTIPLE", "SEVERAL", "SINGLE", "SPANS", "Span", "micro_f1", "read_controls", "read_set", "read_spans", "span_f1", "write_controls",
+    "write_set", "write_spans",
 ]  # fmt: skip
 
 SINGLE, MULTIPLE, SPANS, SEVERAL = "single", "multiple", "spans", "several"
@@ -56,6 +56,26 @@ def read_set(written: str | None) -> tuple[str, ...] | None:
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
         return None
     return tuple(found) if len(set(found)) == len(found) else None
+
+
+def micro_f1(said: Sequence[str | None], true: Sequence[str | None]) -> float | None:
+    """Return how well sets of labels meet the true ones, in [0, 1]; None where there is nothing to compare.
+
+    Twice the labels in both over the labels in either: of all tasks together, so that a large set counts for more than a small one.
+
+    Parameters
+    ----------
+    said, true : sequence of str or None
+        As ``write_set`` writes them; what is no set counts as the empty one.
+
+    >>> micro_f1(['["a", "b"]', None], ['["a"]', "[]"])
+    0.6667
+    """
+    pairs = [(set(read_set(one) or ()), set(read_set(other) or ())) for one, other in zip(said, true, strict=True)]
+    named = sum(len(one) + len(other) for one, other in pairs)
+    if not pairs:
+        return None
+    return round(2 * sum(len(one & other) for one, other in pairs) / named, 4) if named else 1.0
 
 
 def write_spans(spans: Collection[Span]) -> str:

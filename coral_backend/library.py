@@ -321,8 +321,9 @@ class Coral:
 
         names = exporting.columns(self.store, self.project_id)
         frame = pd.DataFrame(list(self.rows(clean_only=clean_only)), columns=names)
-        kinds = {name: exporting.kind_of(name) for name in names}
-        types = {name: "Int64" if kind is int else "float64" for name, kind in kinds.items() if kind is not str}
+        space = self.store.project(self.project_id).label_space
+        kinds = {name: exporting.kind_of(name, space) for name in names}
+        types = {name: {int: "Int64", float: "float64"}[kind] for name, kind in kinds.items() if kind in (int, float)}
         return frame.astype(types).set_index("task_id")
 
     def rows(self, *, clean_only: bool = False) -> Iterator[Row]:

@@ -133,7 +133,9 @@ class Questions:
         near = self._neighbours.find(samples, LISTED_BY_NEIGHBOURS) if self._neighbours else [None] * len(samples)
         chosen = [
             shortlist(
-                row, None if places is None or self._neighbours is None else self._neighbours.labels(places), most
+                row,
+                None if places is None or self._neighbours is None else self._neighbours.labels(places, self._space),
+                most,
             )
             for row, places in zip(likeness, near, strict=True)
         ]

@@ -13,7 +13,7 @@ from typing import Any
 
 from coral_backend.controls import human_label_of, verdict_of
 from coral_backend.exceptions import LabelStudioError
-from coral_backend.labels import SEVERAL, SPANS, write_controls
+from coral_backend.labels import MULTIPLE, SEVERAL, SPANS, read_set, write_controls, write_set
 from coral_backend.labelstudio import columns, control_columns, hint
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.instruction import add_instruction
@@ -95,7 +95,8 @@ def show_some(
 ) -> None:
     """Fill the columns of a few tasks that were pushed between rounds; the tabs find them by themselves."""
     values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
-    values |= {columns.SLICE: dict(slices or {})}
+    named = {task: value for task, value in (slices or {}).items() if value}  # nobody looks first what stands there
+    values = {**values, columns.SLICE: named}
     columns.write(client, project.id, values, keep=_taken(project), unseen=True)
 
 
@@ -118,7 +119,10 @@ def show_check(store: Store, client: LabelStudioClient, project: Project) -> dic
         If Label Studio is away, or does not take the column: without it there is no tab.
     """
     places = {one.task_id: one.place for one in checks.drawn(store, project.id)}
-    wanted = {columns.CHECK: columns.check_values(places)}
+    nothing: dict[int, columns.Value] = {sample.task_id: "" for sample in store.samples(project.id)}
+    wanted = {
+        columns.CHECK: nothing | columns.check_values(places)
+    }  # what was drawn from a slice that is no more is not
     written = columns.write(client, project.id, wanted, keep=_taken(project))
     if written.problem is not None:
         raise LabelStudioError(f"{written.problem} The gold check needs its column; nothing else was changed.")
@@ -175,12 +179,28 @@ def _look(project: Project, verdict: Verdict, human: HumanLabel) -> SecondLook |
 
 
 def _look_at(space: LabelSpace, verdict: Verdict, human: HumanLabel) -> SecondLook | None:
-    said, score = verdict.slm_label, verdict.slm_score
-    if said is None or score is None or human.label is None or human.ground_truth:
+    if human.label is None or human.ground_truth or not space.allows(human.label):
         return None
-    if said != verdict.llm_label or said == human.label or score < SURE or not space.allows(human.label):
+    agreed = _agreed_set(space, verdict, human.label) if space.kind == MULTIPLE else None
+    said, score = agreed or (verdict.slm_label, verdict.slm_score)
+    if said is None or score is None or said == human.label or score < SURE:
+        return None
+    if agreed is None and said != verdict.llm_label:
         return None
     return SecondLook(verdict.task_id, human.label, human.annotation_id, human.updated_at, said, score)
+
+
+def _agreed_set(space: LabelSpace, verdict: Verdict, human: str) -> tuple[str, float | None]:
+    """Return a person's set with those labels put right of which LLM and SLM are sure together, and how sure the SLM is of the least."""
+    chosen = set(read_set(human) or ())
+    other = [
+        one
+        for one in verdict.details
+        if one.llm_label == one.slm_label != ("yes" if one.name in chosen else "no") and (one.slm_score or 0.0) >= SURE
+    ]
+    machine = chosen.symmetric_difference(one.name for one in other)
+    scores = [one.slm_score for one in other if one.slm_score is not None]
+    return write_set(machine, space.labels), min(scores, default=None)
 
 
 def _close_answered(store: Store, project: Project) -> list[SecondLook]:

@@ -43,7 +43,7 @@ from coral_backend.exceptions import (
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
 from coral_backend.kinds import features_of as features_of_kind
-from coral_backend.labels import SEVERAL, SINGLE, SPANS, span_f1
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, SPANS, micro_f1, span_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import ALL, parse_config, space_hash
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -55,7 +55,7 @@ from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.controls import view_of
-from coral_backend.task_prompt import prompt_for
+from coral_backend.task_prompt import prompt_for, with_room
 from coral_backend.types import (
     Answer,
     Demo,
@@ -80,8 +80,6 @@ REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
 MOST_NAMED = 50
 """So many tasks whose text speaks to the model are named in a round's metrics."""
-SPAN_TOKENS = 1_024
-"""Longest answer asked for where it is a list of spans, unless another is set."""
 ASKING = "asking"
 """Under this name a round's progress has where the last chunk of questions ended; of several controls, with each one's name."""
 MAX_SETBACKS = 20
@@ -105,15 +103,10 @@ class Step:
 
 
 def settings_for(settings: Settings, project: Project) -> Settings:
-    """Return the process's settings with the project's own options on top, and what its kind of answers needs instead of defaults."""
-    space = project.label_space
-    if SPANS not in {space.kind, *(control.kind for control in space.controls)}:
-        return settings.with_options(project.options)
-    # Spans have no classes to take examples from in turn, and their answers are lists.
-    usual_way = {"demonstration": "retrieval"} if space.kind == SPANS else {}
-    found = settings.with_options({**usual_way, **project.options})
-    usual = Settings.model_fields["llm_max_tokens"].default
-    return found.model_copy(update={"llm_max_tokens": SPAN_TOKENS}) if found.llm_max_tokens == usual else found
+    """Return the process's settings with the project's own options on top; of spans, examples are retrieved unless another way is set."""
+    # Spans have no classes to take examples from in turn.
+    usual = {"demonstration": "retrieval"} if project.label_space.kind == SPANS else {}
+    return settings.with_options({**usual, **project.options})
 
 
 def settings_of(settings: Settings, project: Project, current: Round) -> Settings:
@@ -341,7 +334,8 @@ class RoundRunner:
         embed, views = lazy_embed(step.settings), self._views(step)
         meter = meter_for(self.store, step.settings, step.project, step.round)
         asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
-        team = make_team(next(asks_more, step.settings), embed, self.store.replies, meter)
+        leading = with_room(next(asks_more, step.settings), step.project.label_space)
+        team = make_team(leading, embed, self.store.replies, meter)
         return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
 
     def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
@@ -799,9 +793,16 @@ def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dic
             "n": len(checked),
             "llm": _share([said == llm for said, llm, _ in checked]),
             "slm": _share([said == slm for said, _, slm in checked]),
+            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
             **(_span_f1(project, checked) if project.label_space.kind == SPANS else {}),
         },
     }
+
+
+def _f1(checked: Sequence[tuple[str, str | None, str | None]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
+    people, llm, slm = ([row[place] for row in checked] for place in range(3))
+    return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
 
 
 def _span_f1(project: Project, checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, Any]:

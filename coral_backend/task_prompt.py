@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coral_backend.exceptions import SettingsError
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
-__all__ = ["PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names"]
+__all__ = [
+    "PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names", "with_room",
+]  # fmt: skip
+
+ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256, SPANS: 1_024}
+"""Longest answer asked for where it is more than one label, unless another length is set."""
 
 PARTS: Mapping[str, str] = {
     "prompt_task": "task_description",
@@ -120,6 +126,13 @@ def label_space_of(settings: Settings, project: Project) -> LabelSpace:
     return replace(space, definitions={**space.definitions, **settings.definitions})
 
 
+def with_room(settings: Settings, space: LabelSpace) -> Settings:
+    """Return the settings with room for the answers of a label space, where no length is set: a set is longer than a label."""
+    usual = Settings.model_fields["llm_max_tokens"].default
+    longest = max(ANSWER_TOKENS.get(one.kind, usual) for one in space.controls or (space,))
+    return settings if settings.llm_max_tokens != usual else settings.model_copy(update={"llm_max_tokens": longest})
+
+
 def prompt_for(
     settings: Settings,
     project: Project,
@@ -136,7 +149,7 @@ def prompt_for(
         demos,
         max_chars=settings.max_text_chars,
         context=settings.llm_context,
-        answer_tokens=settings.llm_max_tokens,
+        answer_tokens=with_room(settings, project.label_space).llm_max_tokens,
         listed=listed,
         candidates=candidates,
         coded=settings.llm_confidence == "logprobs",

@@ -94,6 +94,8 @@ class LabelSpace:
         What is said of a task with this control, and how it is written as one string: see ``labels.py``.
     controls : tuple of LabelSpace
         Those of a config with several, each with its own kind; the fields above are then the first one's.
+    required : bool
+        Of a set of labels: whether it must have at least one.
     """
 
     tag: str
@@ -107,6 +109,7 @@ class LabelSpace:
     nested: bool = False
     kind: str = SINGLE
     controls: tuple[LabelSpace, ...] = ()
+    required: bool = False
 
     @property
     def is_row(self) -> bool:
@@ -141,13 +144,19 @@ class LabelSpace:
         except ValueError:
             return UNLABELED
 
+    def first_index(self, said: str | None) -> int:
+        """Return the index of the one label that stands for `said` where there is room for one: of a set the first in the config."""
+        if self.kind == MULTIPLE:
+            return next((self.index(label) for label in read_set(said) or ()), UNLABELED)
+        return self.index(said)
+
     def allows(self, said: str | None) -> bool:
         """Say whether `said`, as ``labels.py`` writes it, can be said with the labels that the config has now."""
         if said is None:
             return False
         if self.kind == MULTIPLE:
             chosen = read_set(said)
-            return chosen is not None and set(chosen) <= set(self.labels)
+            return chosen is not None and set(chosen) <= set(self.labels) and bool(chosen or not self.required)
         if self.kind == SPANS:
             spans = read_spans(said)
             return spans is not None and all(span.label in self.labels for span in spans)
@@ -185,6 +194,7 @@ class LabelSpace:
             "nested": self.nested,
             "kind": "" if self.kind == SINGLE else self.kind,
             "controls": [control.to_json() for control in self.controls],
+            "required": self.required,
         }
         return {
             **{name: value for name, value in more.items() if value},

@@ -272,13 +272,14 @@ class ScriptedOpenAI(Served):
         self._lock = threading.Lock()
 
     def take(self, method: str, path: str, headers: Mapping[str, str], content: bytes) -> Reply:
-        """Note a request and return the reply to it."""
-        body = json.loads(content or b"{}")
+        """Note a request and return the reply to it; there is nothing to get here."""
         with self._lock:
-            call = Call(len(self.history), path, headers, body)
-            self.history.append(call)
             self._in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self._in_flight)
+            if method != "POST":
+                return status(404, message="no such path")
+            call = Call(len(self.history), path, headers, json.loads(content or b"{}"))
+            self.history.append(call)
             scripted = self.script.popleft() if self.script else None
         return scripted if scripted is not None else self.answer(call)
 

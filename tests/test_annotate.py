@@ -22,6 +22,7 @@ from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.task_prompt import ANSWER_TOKENS, with_room
 from coral_backend.types import Floats, LabelSpace, Project, Round, RoundStatus, Sample, Stage
 from coral_backend.unanswered import Unanswered
 from strategies.review.verdict import decide
@@ -531,11 +532,12 @@ def test_spans_have_settings_and_annotators_of_their_own() -> None:
     space = LabelSpace("Labels", "names", "text", "text", ("PER",), kind=SPANS)
     plain, own = Settings.load({}), Project(1, "Names", "<View/>", "hash", space)
     settings = rounds.settings_for(plain, own)
-    assert (settings.demonstration, settings.llm_max_tokens) == ("retrieval", rounds.SPAN_TOKENS)
+    assert settings.demonstration == "retrieval"
+    assert with_room(settings, space).llm_max_tokens == ANSWER_TOKENS[SPANS] > plain.llm_max_tokens
     asked = replace(own, options={"demonstration": "distilled_selection"})
-    assert rounds.settings_for(Settings.load({}, llm_max_tokens=300), asked).llm_max_tokens == 300
+    assert with_room(Settings.load({}, llm_max_tokens=300), space).llm_max_tokens == 300
     assert rounds.settings_for(plain, asked).demonstration == "distilled_selection"
-    assert rounds.settings_for(plain, replace(own, label_space=SPACE)).llm_max_tokens == plain.llm_max_tokens
+    assert with_room(plain, SPACE).llm_max_tokens == plain.llm_max_tokens
     team = make_team(plain.model_copy(update={"annotator": "embedded"}), lambda texts: np.zeros((len(texts), 2)))
     with pytest.raises(SettingsError, match=r"embedded annotator compares whole texts .* cannot mark spans"):
         make_strategy(plain, team, space)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from coral_backend import batch_clerk, cli, jobs, ticker
 from coral_backend.exceptions import BudgetError, EndpointError, SettingsError, UnavailableError
+from coral_backend.labels import read_controls
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
 from coral_backend.llm.batch import BatchAPI, Line
@@ -24,7 +25,7 @@ from coral_backend.store import Store
 from coral_backend.types import Round, RoundStatus, Stage
 from tests.scripted_batch import ScriptedBatch
 from tests.scripted_openai import Reply, html, status
-from tests.stand_ins import FakeLabelStudio, quick_distil
+from tests.stand_ins import CONFIG, FakeLabelStudio, quick_distil
 
 TEXTS = [f"{word} film, number {number}" for number in range(6) for word in ("good", "bad")]
 PRICES = """
@@ -469,3 +470,18 @@ def test_the_command_line_says_when_the_endpoint_cannot_be_told(world: World, mo
     shown = CliRunner().invoke(cli.main, ["round", "--cancel"])
     assert shown.exit_code == 0, shown.output
     assert "could not be cancelled at the endpoint yet; a worker will try again" in shown.output
+
+
+def test_several_controls_wait_for_their_batches_together(world: World) -> None:
+    world.studio.config = CONFIG.replace("</View>", CONFIG[CONFIG.index("<Choices") :].replace('"label"', '"tone"'))
+    waiting = world.handed_in()
+    assert waiting.stage is Stage.ANNOTATE
+    assert len(world.server.batches) == 2, "both are handed in at once: else the second would begin a day later"
+    assert len(world.server.live) == 3
+    world.server.finish()
+    done = world.runner.run(waiting.id)
+    assert done.status is RoundStatus.DONE
+    assert len(world.server.batches) == 2
+    assert {task: read_controls(said) for task, said in world.labels().items()} == {
+        task: {"label": right, "tone": right} for task, right in RIGHT.items()
+    }

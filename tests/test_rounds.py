@@ -469,3 +469,5 @@ def test_where_people_find_the_llm_worse_the_slm_goes_first_and_everybody_is_tol
     world.settings = world.settings.model_copy(update={"slice_key": None})
     last = world.run(retrain=True)
     assert [one["name"] for one in last.metrics["slices"]] == [""], "a changed key holds from the next round on"
+    assert last.metrics["slices"][0]["slm_first"], "the whole corpus is one slice then"
+    assert world.studio.tasks[1]["coral_slice"] == "SLM first"

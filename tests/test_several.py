@@ -474,7 +474,8 @@ def get(pages: FlaskClient, path: str, **query: str) -> TestResponse:
 def test_every_page_shows_a_project_of_several_controls(pages: FlaskClient) -> None:
     for path in ("", "/samples", "/map", "/quality", "/rounds/1", "/rounds/1.1", "/configuration"):
         assert get(pages, path).status_code == 200, path
-    assert "mood: good; about food: no" in get(pages, "/samples").text
+    lines = get(pages, "/samples", human="yes").text
+    assert "<strong>mood: good; about food: no</strong>" in lines, "what a person left empty is the machine's"
     assert "about food: user" in get(pages, "/rounds/1").text, "both prompts are shown"
 
 

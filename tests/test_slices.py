@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from coral_backend.slices import NO_SLICE, interval, said_of, slice_lines, told_of_slices, worth_showing
+from coral_backend.console import slices_table
+from coral_backend.metrics import Metrics
+from coral_backend.slices import NO_SLICE, SliceLine, interval, said_of, slice_lines, told_of_slices, worth_showing
 from coral_backend.store import Store
 from coral_backend.types import Sample
 from strategies.review.routing import Slice
@@ -54,4 +58,26 @@ def test_small_slices_that_nobody_checked_are_one_line(tmp_path: Path) -> None:
     assert (lines[-1].tasks, lines[-1].interval) == (3, None)
     assert worth_showing(lines)
     assert lines[1].to_json()["llm"] == 0.0
+    text = Metrics(store).text().decode()
+    assert 'coral_slice_samples{project="1",slice="big"} 3.0' in text
+    assert 'coral_slice_right{project="1",slice="s3",who="slm"} 1.0' in text
     store.close()
+
+
+def test_a_terminal_shows_the_slices_and_no_markup_of_theirs() -> None:
+    routed = SliceLine("[red]mr[/red]", 1200, 30, 12, 21, 40, 30, 21, True, 0.987, (0.52, 0.83))
+    plain = SliceLine("en", 9000, 0, 0, 0, 30, 0, 0, False, None, None)
+    out = io.StringIO()
+    Console(file=out, width=200).print(slices_table([plain, routed]))
+    en, mr = [line for line in out.getvalue().splitlines() if "mr" in line or "│ en" in line]
+    assert "none of 30 drawn tasks is labelled" in en
+    assert "as usual" in en
+    for said in (
+        "[red]mr[/red]",
+        "1,200",
+        "40.0%",
+        "70.0%",
+        "SLM-first",
+        "70.0% (52% to 83%) of 30 random tasks, 40 drawn",
+    ):
+        assert said in mr, said

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coral_backend.exceptions import SettingsError
+from coral_backend.labels import MULTIPLE
 from coral_backend.settings import Settings
-from coral_backend.task_prompt import strategy_for
+from coral_backend.task_prompt import prompt_for, strategy_for, with_room
 from coral_backend.types import LabelSpace, Project
 from strategies.tasks import FOLDER
 
@@ -62,3 +64,11 @@ def test_a_wrong_file_is_told_with_its_line(folder: Path) -> None:
         SettingsError, match=r"ours\.yaml, line \d+: 'output_control' has the unknown placeholder {text}"
     ):
         strategy_for(settings("auto", folder), project())
+
+
+def test_a_set_has_more_room_than_a_label_unless_a_length_is_set() -> None:
+    space = replace(project().label_space, kind=MULTIPLE)
+    assert with_room(settings(), project().label_space).llm_max_tokens == 64
+    assert with_room(settings(), space).llm_max_tokens == 256
+    assert with_room(settings().model_copy(update={"llm_max_tokens": 30}), space).llm_max_tokens == 30
+    assert prompt_for(settings(), replace(project(), label_space=space), ()).answer_tokens == 256

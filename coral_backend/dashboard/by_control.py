@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from coral_backend.controls import agreed_pairs
 from coral_backend.exceptions import InputError
-from coral_backend.labels import write_controls
+from coral_backend.labels import read_controls, write_controls
 from coral_backend.store import Store, browse, figures
 from coral_backend.store.controls import ControlStore, view_of
 from coral_backend.types import LabelSpace, Project, Round, Verdict
 
-__all__ = ["agreement_of", "asks_for", "choices", "chosen", "points_of", "scores_of", "wrong_ids"]
+__all__ = ["agreement_of", "asks_for", "choices", "chosen", "points_of", "scores_of", "whole_lines", "wrong_ids"]
 
 
 def chosen(project: Project, wanted: str | None) -> LabelSpace | None:
@@ -89,6 +90,25 @@ def agreement_of(store: Store, project: Project, control: LabelSpace | None) -> 
             llm, slm = sum(said == llm for said, llm, _ in pairs), sum(said == slm for said, _, slm in pairs)
             found[one.id] = figures.Agreement(len(pairs), llm, slm)
     return found
+
+
+def whole_lines(
+    store: Store, project: Project, current: Round | None, lines: Sequence[browse.Line]
+) -> list[browse.Line]:
+    """Return the lines of the table with the machine's word where a person labelled some of several controls only."""
+    names = {space.from_name for space in project.label_space.controls}
+    people = {line.task_id: read_controls(line.human_label) or {} for line in lines if line.human_label is not None}
+    partly = [task_id for task_id, said in people.items() if names - set(said)]
+    if not partly or current is None:
+        return list(lines)
+    judged = {one.task_id: read_controls(one.label) or {} for one in store.verdicts(project.id, current.id, partly)}
+    order = [space.from_name for space in project.label_space.controls]
+    return [
+        replace(line, label=write_controls({**judged[line.task_id], **people[line.task_id]}, order))
+        if line.task_id in judged
+        else line
+        for line in lines
+    ]
 
 
 def wrong_ids(store: Store, project: Project, current: Round | None, who: str) -> list[int]:

@@ -8,10 +8,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from coral_backend.labels import micro_f1, read_set
 from coral_backend.store import browse, figures
 from coral_backend.types import Floats
 
-__all__ = ["Matrix", "confidence_histogram", "history_chart", "loss_histogram", "matrix", "reliability"]
+__all__ = [
+    "LabelLine",
+    "LabelTable",
+    "Matrix",
+    "by_label",
+    "confidence_histogram",
+    "history_chart",
+    "loss_histogram",
+    "matrix",
+    "reliability",
+]
 
 Chart: TypeAlias = dict[str, Any]
 
@@ -112,6 +123,69 @@ def history_chart(history: Sequence[Mapping[str, Any]]) -> Chart | None:
         "lines": [{"label": "training loss", "values": [row["loss"] for row in rows]}],
         "x_title": "epoch", "y_title": "loss",
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LabelLine:
+    """How one label of sets fares, counted in tasks.
+
+    Attributes
+    ----------
+    llm, slm, human : int
+        Tasks whose set has the label.
+    checked : int
+        Tasks with a person's set; of these:
+    precision, recall : mapping of str to float or None
+        By ``llm`` and ``slm``: share of the tasks it gives the label to whose person does too; share of the tasks whose person gives it
+        that it gives it to. None without such tasks.
+    """
+
+    label: str
+    llm: int
+    slm: int
+    human: int
+    checked: int
+    precision: Mapping[str, float | None]
+    recall: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The lines of all labels, and how the sets agree as wholes with people's: on how many of `checked` tasks, and their micro-F1."""
+
+    lines: Sequence[LabelLine]
+    checked: int
+    exact: Mapping[str, float | None]
+    f1: Mapping[str, float | None]
+
+
+def by_label(scores: figures.Scores, labels: Sequence[str]) -> LabelTable:
+    """Return how LLM and SLM do on each label of sets, against people."""
+    people = [i for i, said in enumerate(scores.human) if read_set(said) is not None]
+    said = {"llm": scores.llm, "slm": scores.slm}
+    true = [scores.human[i] for i in people]
+    checked = {who: [sets[i] for i in people] for who, sets in said.items()}
+    has = {who: [set(read_set(one) or ()) for one in sets] for who, sets in {**said, "human": scores.human}.items()}
+    return LabelTable(
+        [_label_line(label, has, people) for label in labels],
+        len(people),
+        {who: _share([one == other for one, other in zip(sets, true, strict=True)]) for who, sets in checked.items()},
+        {who: micro_f1(sets, true) for who, sets in checked.items()},
+    )
+
+
+def _label_line(label: str, has: Mapping[str, Sequence[set[str]]], people: Sequence[int]) -> LabelLine:
+    right = {who: [label in has["human"][i] for i in people if label in has[who][i]] for who in ("llm", "slm")}
+    found = {who: [label in has[who][i] for i in people if label in has["human"][i]] for who in ("llm", "slm")}
+    counts = {who: sum(label in one for one in sets) for who, sets in has.items()}
+    return LabelLine(
+        label, counts["llm"], counts["slm"], counts["human"], len(people),
+        {who: _share(hits) for who, hits in right.items()}, {who: _share(hits) for who, hits in found.items()},
+    )  # fmt: skip
+
+
+def _share(hits: Sequence[bool]) -> float | None:
+    return sum(hits) / len(hits) if hits else None
 
 
 @dataclass(frozen=True)

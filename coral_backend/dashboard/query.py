@@ -105,14 +105,15 @@ class Asked:
         """Return a parameter for its control; empty when it was not given."""
         return self.given.get(name, "")
 
-    def filters(self, task_ids: Sequence[int] | None, *, parts: bool = False) -> browse.Filters:
+    def filters(self, task_ids: Sequence[int] | None, *, parts: bool = False, sets: bool = False) -> browse.Filters:
         """Return what the lines must be like; see ``browse.Filters``."""
         label = {
             name: "" if self.given[name] == NO_LABEL else self.given[name] for name in LABELLED if name in self.given
         }
         plain = {name: self.given.get(name) for name in ("contains", "flag", "human", "agree", "wrong")}
         bounds = {name: _share(self.given, name) for name in ("at_least", "at_most")}
-        return browse.Filters(**plain, **label, **bounds, task_ids=task_ids, parts=parts)  # type: ignore[arg-type]
+        more: dict[str, Any] = {"task_ids": task_ids, "parts": parts, "sets": sets}
+        return browse.Filters(**plain, **label, **bounds, **more)  # type: ignore[arg-type]
 
     def link(self, **changes: Any) -> dict[str, Any]:
         """Return the parameters of a link that differs in `changes`; None takes one away. A change begins at page 1."""

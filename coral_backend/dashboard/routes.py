@@ -26,7 +26,7 @@ from coral_backend.dashboard.query import LABELLED, NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
-from coral_backend.labels import read_controls
+from coral_backend.labels import MULTIPLE, SINGLE, read_controls
 from coral_backend.settings import Settings
 from coral_backend.slices import slice_lines, worth_showing
 from coral_backend.store import Store, browse, figures, option_versions
@@ -161,7 +161,7 @@ def one_round(project_id: int, name: str) -> str:
     project = store.project(project_id)
     current, asked = round_named(store, project_id, name), Asked.read(request.args)
     return render_template(
-        "dashboard/round.html", project=project, round=current, stages=stages(current),
+        "dashboard/round.html", project=project, shown=project.label_space.shown, round=current, stages=stages(current),
         trainings=_trainings(current), prompt=prompt_of(settings, store, project, current),
         usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, current, asked),
         asked=asked, busy=store.active_round(project_id), tab="overview",
@@ -190,13 +190,14 @@ def samples(project_id: int) -> str:
         store, project_id, current.id if current else None, _filters(project, current, asked, ids), sort=asked.sort,
         descending=asked.descending, limit=asked.size, offset=asked.offset,
     )  # fmt: skip
+    found = replace(found, lines=by_control.whole_lines(store, project, current, found.lines))
     last = max(1, math.ceil(found.total / asked.size))
     if asked.page > last:
         raise InputError(f"Page {asked.page} does not exist: {found.total:,} tasks fit, on {last} pages.")
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[*by_control.choices(project), (NO_LABEL, NO_LABEL)], sorts=browse.SORTS, tab="samples",
-        marked=marked,
+        shown=project.label_space.shown, marked=marked,
     )  # fmt: skip
 
 
@@ -209,7 +210,7 @@ def _filters(project: Project, current: Round | None, asked: Asked, ids: list[in
         If a label is asked for without its control.
     """
     if not project.label_space.controls:
-        return asked.filters(ids)
+        return asked.filters(ids, sets=project.label_space.kind == MULTIPLE)
     for name in LABELLED:
         value = asked.get(name)
         if value not in ("", NO_LABEL) and len(read_controls(value) or {}) != 1:
@@ -291,7 +292,7 @@ def map_points(project_id: int) -> Response:
     place = {task_id: i for i, task_id in enumerate(found.task_ids.tolist())}
     points = [p for p in by_control.points_of(store, project, control, current) if p.task_id in place]
     rows = np.array([place[p.task_id] for p in points], dtype=np.int64)
-    label, names = (control or project.label_space).index, browse.FLAGS
+    label, names = (control or project.label_space).first_index, browse.FLAGS
     parts = (
         np.array([len(points)], dtype="<u4"),
         np.array([p.task_id for p in points], dtype="<u4"),
@@ -326,13 +327,15 @@ def quality(project_id: int) -> str:
     }
     if current is not None:
         scores = by_control.scores_of(store, project, control, current)
-        labels = (control or project.label_space).labels
+        space = control or project.label_space
+        labels = space.labels
         facts = current.metrics if control is None else current.metrics.get("controls", {}).get(control.from_name, {})
-        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human"))
+        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if space.kind == SINGLE else ()
         view |= {
             "loss": charts.loss_histogram(scores, facts.get("gmm") or {}),
             "confidence": charts.confidence_histogram(scores),
             "reliability": charts.reliability(scores),
+            "by_label": charts.by_label(scores, labels) if space.kind == MULTIPLE else None,
             "matrices": [(a, b, charts.matrix(scores.pairs(a, b), labels)) for a, b in pairs],
         }
     return render_template(

@@ -22,7 +22,8 @@ from coral_backend.exceptions import InputError
 from coral_backend.export.columnar import write_hf, write_parquet, zip_folder
 from coral_backend.export.escape import Tally, escaped
 from coral_backend.export.excel import facts, write_xlsx
-from coral_backend.export.table import KINDS, MEANINGS, Row, columns, kind_of, rows
+from coral_backend.export.table import KINDS, MEANINGS, Row, columns, flat_columns, flattened, kind_of, rows
+from coral_backend.labels import SINGLE
 from coral_backend.store import Store
 
 __all__ = ["FORMATS", "KINDS", "MEANINGS", "Export", "ExportFormat", "Row", "columns", "export", "kind_of", "rows"]
@@ -87,8 +88,11 @@ def export(
     path = Path(path)
     chosen = _format_of(path, format)
     project = store.project(project_id)
-    tally, names = Tally(), columns(store, project_id)
+    tally, names, space = Tally(), columns(store, project_id), project.label_space
     stream = tally.watch(_counted(rows(store, project_id, clean_only=clean_only), progress))
+    if chosen in ("csv", "xlsx") and space.kind != SINGLE:
+        names = flat_columns(names, space)
+        stream = (flattened(row, names) for row in stream)
     told = facts(project, store, clean_only=clean_only, now=now or datetime.now(UTC))
     with _whole_file(path, folder=chosen == "hf") as unfinished:
         if chosen == "csv":
@@ -96,9 +100,9 @@ def export(
         elif chosen == "jsonl":
             _write_jsonl(unfinished, stream)
         elif chosen == "parquet":
-            write_parquet(unfinished, names, stream)
+            write_parquet(unfinished, names, stream, space)
         elif chosen == "hf":
-            write_hf(unfinished, names, stream, project.title, dict(told))
+            write_hf(unfinished, names, stream, project, dict(told))
         else:
             write_xlsx(unfinished, names, stream, tally, told)
     return Export(path, chosen, tally.rows, tally.escaped, tally.cut)

@@ -6,13 +6,15 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from coral_backend.export.table import Row, kind_of, meaning_of
+from coral_backend.export.table import PARTS, SET, Row, kind_of, meaning_of
+from coral_backend.types import Detail, LabelSpace, Project
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,15 +27,20 @@ SHARD_ROWS = 100_000
 
 _HF_TYPES = {int: "int64", float: "float64", str: "string"}
 
+_PART: Mapping[str, type] = {f.name: float if "float" in str(f.type) else str for f in fields(Detail)}
+"""What a part of a task has."""
 
-def write_parquet(path: Path, names: Sequence[str], stream: Iterable[Row]) -> None:
+
+def write_parquet(path: Path, names: Sequence[str], stream: Iterable[Row], space: LabelSpace) -> None:
     """Write all rows into one Parquet file."""
-    with _writer(path, names) as write:
+    with _writer(path, names, space) as write:
         for batch in _batches(stream, BATCH_ROWS):
             write(batch)
 
 
-def write_hf(folder: Path, names: Sequence[str], stream: Iterable[Row], title: str, facts: Mapping[str, Any]) -> None:
+def write_hf(
+    folder: Path, names: Sequence[str], stream: Iterable[Row], project: Project, facts: Mapping[str, Any]
+) -> None:
     """Write a dataset folder: Parquet shards, a card (README.md) that names them and their types, and dataset_info.json.
 
     ``datasets.load_dataset(folder)`` reads it; the package itself is not needed to write it.
@@ -42,11 +49,11 @@ def write_hf(folder: Path, names: Sequence[str], stream: Iterable[Row], title: s
     rows = iter(stream)
     count, shard, batch = 0, 0, list(islice(rows, BATCH_ROWS))
     while batch or shard == 0:  # a project without tasks has one empty shard, which says the columns
-        with _writer(folder / "data" / f"train-{shard:05d}.parquet", names) as write:
+        with _writer(folder / "data" / f"train-{shard:05d}.parquet", names, project.label_space) as write:
             count += _fill(write, batch, rows)
         shard, batch = shard + 1, list(islice(rows, BATCH_ROWS))
-    features = [{"name": name, "dtype": _HF_TYPES[kind_of(name)]} for name in names]
-    _write_card(folder, title, features, names, facts, rows=count)
+    kinds = {name: kind_of(name, project.label_space) for name in names}
+    _write_card(folder, project.title, kinds, facts, rows=count)
 
 
 def zip_folder(folder: Path, path: Path) -> None:
@@ -70,18 +77,18 @@ def _fill(write: Callable[[Sequence[Row]], None], batch: Sequence[Row], rows: It
 def _write_card(
     folder: Path,
     title: str,
-    features: list[dict[str, str]],
-    names: Sequence[str],
+    kinds: Mapping[str, type | str],
     facts: Mapping[str, Any],
     *,
     rows: int,
 ) -> None:
+    features = [{"name": name} | _in_card(kind) for name, kind in kinds.items()]
     head = {
         "pretty_name": title,
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         "dataset_info": {"features": features},
     }
-    lines = [f"- `{name}`: {meaning_of(name)}" for name in names]
+    lines = [f"- `{name}`: {meaning_of(name)}" for name in kinds]
     told = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
     text = "\n".join([
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
@@ -90,19 +97,37 @@ def _write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
     info = {
         "dataset_name": title,
-        "features": {feature["name"]: {"dtype": feature["dtype"], "_type": "Value"} for feature in features},
+        "features": {name: _in_info(kind) for name, kind in kinds.items()},
         "splits": {"train": {"name": "train", "num_examples": rows}},
         "facts": dict(facts),
     }
     (folder / "dataset_info.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
+def _in_card(kind: type | str) -> dict[str, Any]:
+    """Return a column's type as a dataset card has it."""
+    if isinstance(kind, type):
+        return {"dtype": _HF_TYPES[kind]}
+    if kind == SET:
+        return {"sequence": "string"}
+    return {"list": [{"name": name, "dtype": _HF_TYPES[of]} for name, of in _PART.items()]}
+
+
+def _in_info(kind: type | str) -> Any:
+    """Return a column's type as dataset_info.json has it."""
+    if isinstance(kind, type):
+        return {"dtype": _HF_TYPES[kind], "_type": "Value"}
+    if kind == SET:
+        return {"feature": _in_info(str), "_type": "Sequence"}
+    return [{name: _in_info(of) for name, of in _PART.items()}]
+
+
 @contextmanager
-def _writer(path: Path, names: Sequence[str]) -> Iterator[Callable[[Sequence[Row]], None]]:
+def _writer(path: Path, names: Sequence[str], space: LabelSpace) -> Iterator[Callable[[Sequence[Row]], None]]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = _schema(names)
+    schema = _schema(names, space)
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
 
         def write(rows: Sequence[Row]) -> None:
@@ -112,13 +137,14 @@ def _writer(path: Path, names: Sequence[str]) -> Iterator[Callable[[Sequence[Row
         yield write
 
 
-def _schema(names: Sequence[str]) -> pa.Schema:
+def _schema(names: Sequence[str], space: LabelSpace) -> pa.Schema:
     import pyarrow as pa
 
-    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    meant = {name: meaning_of(name) for name in names}
+    types: dict[type | str, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    part = pa.struct([pa.field(name, types[of]) for name, of in _PART.items()])
+    types |= {SET: pa.list_(pa.string()), PARTS: pa.list_(part)}
     return pa.schema([
-        pa.field(name, types[kind_of(name)], metadata={"description": meant[name]}) for name in names
+        pa.field(name, types[kind_of(name, space)], metadata={"description": meaning_of(name)}) for name in names
     ])  # fmt: skip
 
 

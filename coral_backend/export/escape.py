@@ -37,7 +37,9 @@ class Tally:
             self.rows += 1
             self.flags[str(row["flag"] or "not judged yet")] += 1
             self.sources[str(row["source"] or "nobody")] += 1
-            self.labels[str(row["label"] or "(none)")] += 1
+            label = row["label"]
+            for one in label if isinstance(label, list) and label else [label]:
+                self.labels[str(one or "(none)")] += 1
             yield row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from coral_backend.exceptions import InputError
 from coral_backend.export.escape import Tally, in_excel
@@ -54,7 +54,7 @@ def _append_rows(sheet: Any, names: Sequence[str], stream: Iterable[Row], tally:
     }
 
     def cell(value: Cell, **style: Any) -> Any:
-        made = WriteOnlyCell(sheet, value)
+        made = WriteOnlyCell(sheet, cast("str | float | None", value))  # lists were flattened
         for name, look in style.items():
             setattr(made, name, look)
         return made
@@ -84,6 +84,11 @@ def facts(project: Project, store: Store, *, clean_only: bool, now: datetime) ->
         ("Labels of people", len(store.human_labels(project.id))),
         ("LLM agrees with people", agreement.get("llm")),
         ("SLM agrees with people", agreement.get("slm")),
+        *(
+            (f"{who.upper()}'s micro-F1 against people", agreement[f"{who}_f1"])
+            for who in ("llm", "slm")
+            if f"{who}_f1" in agreement
+        ),
     ]
 
 

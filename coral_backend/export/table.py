@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import fields
+from typing import Any, TypeAlias
 
 from coral_backend.controls import answer_of, human_label_of, verdict_of
-from coral_backend.labels import write_controls
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, read_set, write_controls
 from coral_backend.store import Store
-from coral_backend.types import Answer, Flag, HumanLabel, Project, Sample, Source, Verdict
+from coral_backend.types import NOTHING, Answer, Detail, Flag, HumanLabel, LabelSpace, Project, Sample, Source, Verdict
 
-__all__ = ["KINDS", "MEANINGS", "Cell", "Row", "columns", "kind_of", "meaning_of", "rows"]
+__all__ = [
+    "DETAILS", "KINDS", "MEANINGS", "PARTS", "SAID", "SET", "Cell", "Row", "columns", "flat_columns", "flattened", "kind_of",
+    "meaning_of", "rows",
+]  # fmt: skip
 
-Cell: TypeAlias = str | int | float | None
+Cell: TypeAlias = str | int | float | list[Any] | None
 Row: TypeAlias = dict[str, Cell]
 
 PAGE = 2_000
@@ -48,7 +53,22 @@ KINDS: Mapping[str, type] = {
     "p_clean": float,
     "score": float,
 }
-"""The columns that are no text."""
+"""The columns that are no text, whatever is said of a task."""
+
+SET, PARTS = "set", "parts"
+"""Further kinds of columns: a list of labels; a list of what was decided about each part of a task."""
+
+DETAILS = "details"
+"""The column with the parts, where a task has parts: the fields of ``Detail``."""
+
+SAID = ("llm_label", "slm_label", "human_label", "label")
+"""The columns of what somebody said, beside one ``llm_label_r<n>`` a round."""
+
+HAS = "has: "
+"""Begins the name of a column with 1 or 0 for a label, in formats without lists."""
+
+MOST_FLAT = 100
+"""With more labels than this there is no column for each."""
 
 
 OF_A_CONTROL = ("label", "score", "source", "flag", "llm_label", "slm_label", "confidence", "p_clean", "human_label")
@@ -56,28 +76,81 @@ OF_A_CONTROL = ("label", "score", "source", "flag", "llm_label", "slm_label", "c
 
 
 def columns(store: Store, project_id: int) -> list[str]:
-    """Return the names of the columns; there is an ``llm_label_r<n>`` for each round that asked the annotator."""
+    """Return the names of the columns; there is an ``llm_label_r<n>`` for each round that asked the annotator.
+
+    Where a task has parts, ``details`` comes last.
+    """
     names = list(MEANINGS)
     place, end = names.index("llm_label") + 1, names.index("source") + 1
+    space = store.project(project_id).label_space
     asked = [f"llm_label_r{number}" for number in store.llm_rounds(project_id)]
-    controls = store.project(project_id).label_space.controls
-    own = [f"{control.from_name}.{column}" for control in controls for column in OF_A_CONTROL]
-    return [*names[:place], *asked, *names[place:end], *own, *names[end:]]
+    own = [f"{control.from_name}.{column}" for control in space.controls for column in OF_A_CONTROL]
+    return [*names[:place], *asked, *names[place:end], *own, *names[end:], *([DETAILS] if _has_parts(space) else [])]
+
+
+def _has_parts(space: LabelSpace) -> bool:
+    """Say whether rows have a column with parts; of several controls each has columns of its own instead."""
+    return space.kind not in (SINGLE, SEVERAL)
 
 
 def meaning_of(name: str) -> str:
     """Return what the column `name` says."""
     if name in MEANINGS:
         return MEANINGS[name]
+    if name == DETAILS:
+        return "What was decided about each part of the task: its name, label, score, flag, and what LLM and SLM say of it."
+    if name.startswith(HAS):
+        return f"Whether label has {name.removeprefix(HAS)!r}: 1 or 0."
     control, _, column = name.rpartition(".")
     if control and column in OF_A_CONTROL:
         return f"Of the control {control}: {MEANINGS[column][0].lower()}{MEANINGS[column][1:]}"
     return f"The annotator's label of round {name.removeprefix('llm_label_r')}."
 
 
-def kind_of(name: str) -> type:
-    """Return the type of the values in the column `name`."""
-    return KINDS.get(name) or KINDS.get(name.rpartition(".")[2] if "." in name else "", str)
+def kind_of(name: str, space: LabelSpace | None = None) -> type | str:
+    """Return what the values in the column `name` are: a type, or where `space` says so ``SET`` or ``PARTS``."""
+    if name == DETAILS:
+        return PARTS
+    if name.startswith(HAS):
+        return int
+    control, _, column = name.rpartition(".")
+    if space is not None and (said := _said_in(name, space)) is not None and said.kind == MULTIPLE:
+        return SET
+    return KINDS.get(name) or KINDS.get(column if control else "", str)
+
+
+def _said_in(name: str, space: LabelSpace) -> LabelSpace | None:
+    """Return the control whose labels stand in a column; None for columns of other things."""
+    if not space.controls:
+        return space if name in SAID or name.startswith("llm_label_r") else None
+    control, _, column = name.rpartition(".")
+    return next((one for one in space.controls if one.from_name == control and column in SAID), None)
+
+
+def flat_columns(names: Sequence[str], space: LabelSpace) -> list[str]:
+    """Return the columns for formats without lists: there a set is a text and each of its labels has a column; see ``flattened``."""
+    if space.kind != MULTIPLE:
+        return list(names)
+    own = [f"{HAS}{label}" for label in space.labels] if len(space.labels) <= MOST_FLAT else []
+    return [*(name for name in names if name != DETAILS), *own]
+
+
+def flattened(row: Row, names: Sequence[str]) -> Row:
+    """Return a row with the columns `names` of ``flat_columns``; parts of other kinds become JSON."""
+    chosen = row["label"]
+    return {name: _has(name.removeprefix(HAS), chosen) if name.startswith(HAS) else _flat(row[name]) for name in names}
+
+
+def _has(label: str, chosen: Cell) -> int | None:
+    return int(label in chosen) if isinstance(chosen, list) else None
+
+
+def _flat(value: Cell) -> Cell:
+    if not isinstance(value, list):
+        return value
+    if value and isinstance(value[0], dict):
+        return json.dumps(value, ensure_ascii=False)
+    return ", ".join(value) or NOTHING
 
 
 def rows(store: Store, project_id: int, *, clean_only: bool = False) -> Iterator[Row]:
@@ -103,7 +176,7 @@ def _pages(store: Store, project: Project, numbers: Sequence[int], *, clean_only
     last = -1
     while page := store.sample_page(project.id, last, PAGE):
         last = page[-1].task_id
-        for row in _page(store, project, numbers, page):
+        for row in (_typed(project.label_space, row) for row in _page(store, project, numbers, page)):
             if not clean_only or _is_clean(project, row):
                 yield row
 
@@ -171,7 +244,33 @@ def _row(
         "prompt_version": prompt_version,
         "model_version": project.model_version if verdict else None,
         "note": sample.problem or (answer.reason if answer else None),
+        **({DETAILS: _parts(verdict)} if _has_parts(project.label_space) else {}),
     }
+
+
+def _typed(space: LabelSpace, row: Row) -> Row:
+    """Return a row in which a set is a list."""
+    if all(one.kind != MULTIPLE for one in (space, *space.controls)):
+        return row
+    return {name: _list(value) if kind_of(name, space) == SET else value for name, value in row.items()}
+
+
+def _list(said: Cell) -> Cell:
+    chosen = read_set(said) if isinstance(said, str) else None
+    return None if chosen is None else list(chosen)
+
+
+def _parts(verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Return the details of a verdict as plain values."""
+    found = []
+    for one in verdict.details if verdict else ():
+        values = {f.name: getattr(one, f.name) for f in fields(Detail)}
+        found.append({name: _plain(value) for name, value in values.items()})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else str(value) if isinstance(value, Flag | Source) else value
 
 
 def _of_controls(

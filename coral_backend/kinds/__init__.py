@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coral_backend.kinds.base import Kind, Work
+from coral_backend.kinds.multiple import SetOfLabels
 from coral_backend.kinds.several import SeveralControls
 from coral_backend.kinds.single import SingleLabel
 from coral_backend.kinds.spans import SpanLabels
-from coral_backend.labels import SEVERAL, SINGLE, SPANS
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, SPANS
 from coral_backend.types import Floats, LabelSpace
 
 __all__ = ["KINDS", "Kind", "Work", "features_of", "kind_of"]
 
 KINDS: dict[str, Kind] = {
+    MULTIPLE: SetOfLabels(),
     SINGLE: SingleLabel(),
     SPANS: SpanLabels(),
 }
@@ -33,6 +35,10 @@ def features_of(space: LabelSpace, folder: Path, texts: Sequence[str]) -> Floats
         from coral_backend.slm.span_engine import SpanModel  # torch, only where it is needed
 
         return SpanModel.load(folder).features(texts)
+    if space.kind == MULTIPLE:
+        from coral_backend.slm.set_model import SetModel
+
+        return SetModel.load(folder).predict(texts)[1]
     from coral_backend.slm.engine import Model
 
     return Model.load(folder).predict(texts)[1]

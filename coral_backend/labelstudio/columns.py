@@ -144,12 +144,9 @@ def fields(
 def slice_values(slices: Mapping[int, str | None], slm_first: Collection[str]) -> dict[int, Value]:
     """Return what stands in the column of slices: the name, and whether the SLM goes first there; ``""`` names no slice."""
     first = "SLM first"
-    named = {task: unmarked(name or "") for task, name in slices.items()}
-    if not slm_first and not any(named.values()):
-        return {}
     return {
-        task: " · ".join(part for part in (name, first if (slices[task] or "") in slm_first else "") if part)
-        for task, name in named.items()
+        task: " · ".join(part for part in (unmarked(name or ""), first if (name or "") in slm_first else "") if part)
+        for task, name in slices.items()
     }
 
 
@@ -286,6 +283,8 @@ def hint_line(verdict: Verdict) -> Value:
 
     Both percentages are the SLM's, out of sample.
     """
+    if verdict.details:
+        return _hint_of_parts(verdict)
     if verdict.flag is Flag.CLEAN or verdict.slm_label is None or verdict.slm_score is None:
         return ""
     sure = _percent(verdict.slm_score)

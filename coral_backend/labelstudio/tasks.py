@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
-from coral_backend.labels import SPANS, write_controls
+from coral_backend.labels import MULTIPLE, SPANS, write_controls
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.rows import row_of
 from coral_backend.labelstudio.slices import slice_of
@@ -94,8 +94,10 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
 def _recorded(space: LabelSpace, value: object) -> str | None:
     """Return labels that exist already as a text; of several controls as ``labels.py`` writes them.
 
-    Spans may stand in a task as the JSON list that they are.
+    A set and spans may stand in a task as the JSON lists that they are.
     """
+    if space.kind == MULTIPLE and isinstance(value, list):
+        return plain(json.dumps(value, ensure_ascii=False))
     if not space.controls:
         listed = space.kind == SPANS and isinstance(value, list)
         return plain(json.dumps(value, ensure_ascii=False) if listed else value)

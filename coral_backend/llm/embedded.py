@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from coral_backend.labels import MULTIPLE, read_set, write_set
 from coral_backend.llm.base import Embed, OnAnswer, Question, abstained
 from coral_backend.llm.prompt import Prompt
 from coral_backend.types import Answer, Floats, Sample
@@ -25,6 +26,9 @@ NO_ROWS = (
     "Set OPENAI_API_KEY for an LLM, take labels that are there (CORAL_ANNOTATOR=recorded), or label some rows by hand."
 )
 """Why a row gets no label."""
+
+NEARLY = 0.5
+"""Where a text may have several labels, it has all with at least this share of the likeliest one's probability."""
 
 DEMO_WEIGHT = 0.5
 """Weight of the demonstrations of a label against the sentences about it, when there are many."""
@@ -68,7 +72,14 @@ class EmbeddedAnnotator:
         answers = [abstained(sample, self.name) for sample in batch]
         texts = [prompt.clean(sample.text) for sample, answer in zip(batch, answers, strict=True) if answer is None]
         probs = iter(probabilities(self._embed(texts), prototypes) if texts else ())
-        return [answer or self._answer(next(probs), prompt.labels) for answer in answers]
+        answer_of = self._set if prompt.kind == MULTIPLE else self._answer
+        return [answer or answer_of(next(probs), prompt.labels) for answer in answers]
+
+    def _set(self, probs: Floats, labels: Sequence[str]) -> Answer:
+        """Return every label that is nearly as near as the nearest; cosines do not say that none applies."""
+        chosen = np.flatnonzero(probs >= NEARLY * probs.max()).tolist()
+        said = write_set([labels[k] for k in chosen], labels)
+        return Answer(said, raw=said, confidence=float(probs[chosen].sum()), annotator=self.name)
 
     def _answer(self, probs: Floats, labels: Sequence[str]) -> Answer:
         best = int(np.argmax(probs))
@@ -110,10 +121,11 @@ def _demo_shift(prompt: Prompt, embed: Embed, shape: tuple[int, ...]) -> Floats:
     if not prompt.demos:
         return shift
     vectors = np.asarray(embed([demo.text for demo in prompt.demos]))
-    owners = np.array([prompt.labels.index(demo.label) for demo in prompt.demos])
-    for k in np.unique(owners):
-        own = vectors[owners == k]
-        shift[k] = DEMO_WEIGHT * len(own) / (len(own) + 4) * (own.mean(axis=0) - vectors.mean(axis=0))
+    owners = [read_set(demo.label) or () if prompt.kind == MULTIPLE else (demo.label,) for demo in prompt.demos]
+    for k, label in enumerate(prompt.labels):
+        own = vectors[[label in labels for labels in owners]]
+        if len(own):
+            shift[k] = DEMO_WEIGHT * len(own) / (len(own) + 4) * (own.mean(axis=0) - vectors.mean(axis=0))
     return shift
 
 

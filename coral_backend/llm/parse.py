@@ -106,12 +106,10 @@ def read_label(text: str, labels: Sequence[str]) -> tuple[str | None, str | None
 def read_sureness(text: str) -> float | None:
     """Return the ``confidence`` of an answer's JSON in [0, 1], given in per cent; None where it has none in 0 to 100."""
     try:
-        data = json.loads(unwrapped(text), object_pairs_hook=_Pairs)
+        data = json.loads(unwrapped(text), object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
         return None
-    values = (
-        [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, _Pairs) else []
-    )
+    values = [value for key, value in data if key.strip().casefold() == "confidence"] if isinstance(data, Pairs) else []
     if len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], int | float):
         return None
     return float(values[0]) / 100.0 if 0 <= values[0] <= 100 else None
@@ -183,10 +181,10 @@ def unwrapped(text: str) -> str:
 def _from_json(answer: str) -> tuple[str | None, str | None]:
     """Return the label that JSON names, or None with the reason (None when it is no JSON at all)."""
     try:
-        data = json.loads(answer, object_pairs_hook=_Pairs)
+        data = json.loads(answer, object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
         return None, f"the answer is broken JSON: {plain(answer)[:80]!r}" if answer[0] in "{[" else None
-    if isinstance(data, _Pairs):
+    if isinstance(data, Pairs):
         values = [value for key, value in data if key.strip().casefold() == "label"]
         if len(values) != 1:
             return None, f"the answer's JSON has {len(values)} labels, not one: {plain(answer)[:80]!r}"
@@ -198,7 +196,7 @@ def _from_json(answer: str) -> tuple[str | None, str | None]:
     return None, f"the answer's JSON names no label: {plain(answer)[:80]!r}"
 
 
-class _Pairs(list[tuple[str, Any]]):
+class Pairs(list[tuple[str, Any]]):
     """A JSON object with every key it was written with: of two labels neither is the answer."""
 
 

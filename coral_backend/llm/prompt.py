@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coral_backend.labels import SINGLE
+from coral_backend.labels import MULTIPLE, SINGLE
 from coral_backend.llm.forms import FORMS, Form, Partial
 from coral_backend.llm.parse import read_sureness
 from coral_backend.types import Demo, LabelSpace
@@ -49,6 +49,8 @@ _CODED = (
     "Each label has a letter:\n{options}\n"
     'In the JSON write the letter in place of the label, for example {{"label": "{first}"}}.'
 )
+_AT_LEAST_ONE = "At least one label applies: name it even where you are not sure."
+_VERBALISED_BESIDE = 'Add to the JSON how sure you are that all of it is right, in per cent: "confidence": 0 to 100'
 _VERBALISED = 'Add to the JSON how sure you are, in per cent: {"label": "...", "confidence": 0 to 100}'
 
 _DATA_RULE = (
@@ -105,6 +107,8 @@ class Prompt:
         In-context demonstrations, texts already cleaned and cut.
     kind : str
         Of the answer; see ``labels.py``.
+    required : bool
+        Whether a set of labels must have at least one.
     version : str
         Twelve hex digits; equal when and only when every request for a text would be equal.
     """
@@ -121,6 +125,7 @@ class Prompt:
     answer_tokens: int
     version: str
     kind: str
+    required: bool
     _system: str
     _frame: str
     _before: str
@@ -172,7 +177,7 @@ class Prompt:
             Demo(clean(strategy.shown(d.text), MAX_DEMO_CHARS), d.label) for d in demos if shown.allows(d.label)
         )
         codes = _codes(labels, allowed) if coded and form.weighed else {}
-        words = _words(labels, definitions)
+        words = _words(labels, definitions, many=space.kind == MULTIPLE)
         system = _tidy(strategy.task_description.format_map(words)) + "\n\n" + _DATA_RULE
         frame = _tidy(strategy.demonstration.format_map({**words, "demonstrations": _SLOT}))
         question = _tidy(strategy.output_control.format_map({**words, "query": _SLOT}))
@@ -180,8 +185,10 @@ class Prompt:
         if codes:
             options = "\n".join(f"{code}) {_one_line(label)}" for code, label in codes.items())
             after += "\n" + _CODED.format(options=options, first=CODES[0])
+        if space.required:
+            after += "\n" + _AT_LEAST_ONE
         if verbalised:
-            after += "\n" + _VERBALISED
+            after += "\n" + (_VERBALISED if space.kind == SINGLE else _VERBALISED_BESIDE)
         decisive = [RULES_VERSION, system, before, after, labels, allowed, sorted(definitions.items()), max_chars]
         decisive += [frame, context, answer_tokens, sorted(codes.items())]
         decisive += [_anchors(strategy, labels), [[d.text, d.label] for d in kept]]
@@ -190,7 +197,7 @@ class Prompt:
         version = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         return cls(
             strategy, labels, allowed, codes, verbalised, definitions, kept, max_chars, context, answer_tokens, version,
-            space.kind, system, frame, before, after,
+            space.kind, space.required, system, frame, before, after,
         )  # fmt: skip
 
     @property
@@ -295,14 +302,14 @@ def clean(text: str, max_chars: int) -> str:
     return _CONTROL.sub("\ufffd", text[:max_chars])
 
 
-def _words(labels: Sequence[str], definitions: Mapping[str, str]) -> dict[str, str]:
+def _words(labels: Sequence[str], definitions: Mapping[str, str], *, many: bool = False) -> dict[str, str]:
     """Return the values of the placeholders that come from the label config."""
     quoted = [f"'{_one_line(label)}'" for label in labels]
-    few = len(labels) <= MAX_LISTED_CHOICES
+    few, which = len(labels) <= MAX_LISTED_CHOICES, "" if many else "exactly one of "
     meanings = "\n".join(f"- {_one_line(label)}: {definitions[label]}" for label in labels if label in definitions)
     return {
         "labels": _joined(quoted, "and"),
-        "choices": _joined(quoted, "or") if few else f"exactly one of the {len(labels)} labels listed above",
+        "choices": _joined(quoted, "and" if many else "or") if few else f"{which}the {len(labels)} labels listed above",
         "count": str(len(labels)),
         "definitions": f"What they mean:\n{meanings}" if meanings else "",
     }

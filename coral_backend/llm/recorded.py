@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from coral_backend.controls import said_of
-from coral_backend.labels import SPANS
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.llm.base import OnAnswer, Question, abstained
+from coral_backend.llm.forms.multiple import recorded_set
 from coral_backend.llm.forms.spans import recorded_spans
 from coral_backend.llm.parse import match_label, plain
 from coral_backend.llm.prompt import Prompt
@@ -41,6 +42,9 @@ class RecordedAnnotator:
         if prompt.kind == SPANS:
             spans, fault = recorded_spans(recorded or "", labels, text)
             return Answer(spans, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
+        if prompt.kind == MULTIPLE:
+            said, fault = recorded_set(recorded or "", labels)
+            return Answer(said, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
         label = match_label(recorded or "", labels)
         if label is None:
             reason = f"The recorded label {raw[:80]!r} is none of the {len(labels)} labels of the label config."

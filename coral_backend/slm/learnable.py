@@ -58,16 +58,30 @@ class Network(nn.Module, ABC):
         """Everything but the head: it learns at a rate of its own."""
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log-probabilities of classes of which one is right, shape (B, K), float64."""
+    return logits.double().log_softmax(1)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Return log-odds of K questions with yes or no, shape (B, K), float64."""
+    return logits.double()
+
+
 def score(
-    network: Network, inputs: Inputs, rows: Sequence[int], progress: Callable[[int], None] | None = None
+    network: Network,
+    inputs: Inputs,
+    rows: Sequence[int],
+    progress: Callable[[int], None] | None = None,
+    read: Callable[[Tensor], Tensor] = log_softmax,
 ) -> tuple[Floats, Floats]:
-    """Return log-probabilities (R, K), float64, and features (R, D), float32, of `rows`, network in eval mode.
+    """Return what `read` makes of the logits (R, K), float64, and features (R, D), float32, of `rows`, network in eval mode.
 
     `progress` is called with the number of samples of each batch; it may raise to stop.
     """
     network.eval()
     n_classes = network.head.out_features
-    log_probs, features = (
+    scores, features = (
         np.zeros((len(rows), n_classes)),
         np.zeros((len(rows), network.head.in_features), dtype=np.float32),
     )
@@ -75,8 +89,8 @@ def score(
         batch = inputs.batch([rows[p] for p in positions])
         with torch.inference_mode(), inputs.autocast():
             logits, pooled = cast(tuple[Tensor, Tensor], network(*batch))
-        log_probs[positions] = logits.double().log_softmax(1).cpu().numpy()
+        scores[positions] = read(logits).cpu().numpy()
         features[positions] = pooled.cpu().numpy()
         if progress is not None:
             progress(len(positions))
-    return log_probs, features
+    return scores, features

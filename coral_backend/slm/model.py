@@ -164,7 +164,7 @@ class ModelParts:
             Split.from_json(facts["gmm"], np.zeros(0)) if facts["gmm"] else None,
             int(facts["n_classes"]),
             int(facts["seed"]),
-            [_state(tensors["networks"], i) for i in range(int(facts["n_networks"]))],
+            [state_of(tensors["networks"], i) for i in range(int(facts["n_networks"]))],
         )
 
 
@@ -254,7 +254,7 @@ def ready(network: Network, state: dict[str, Tensor], device: torch.device) -> N
     network.to(device).eval().requires_grad_(False)
 
 
-def _state(arrays: dict[str, Any], i: int) -> dict[str, Tensor]:
+def state_of(arrays: dict[str, Any], i: int) -> dict[str, Tensor]:
     """Return the weights of the i-th network."""
     prefix = f"{i}."
     return {

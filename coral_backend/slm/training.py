@@ -20,9 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from coral_backend.slm.learnable import Inputs, Network, score
-from coral_backend.types import UNLABELED, Floats, Ints, Progress
-from strategies.distillation.fixmatch import fixmatch_loss
-from strategies.distillation.gmm_split import SPLITTERS, Split
+from coral_backend.slm.targets import (
+    Division,
+    Labels,
+    Targets,
+    TrainingPlan,
+    divide,
+    given_losses,
+    labelled_and_not,
+    make_folds,
+)
+from coral_backend.types import Floats, Ints, Progress
+
+__all__ = [
+    "TRAINING", "WARM_UP", "Epoch", "Labels", "Learner", "Ticker", "Trained", "TrainingPlan", "batches", "divide", "given_losses",
+    "labelled_and_not", "make_folds", "paired", "train",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -44,75 +57,6 @@ RAMP = 0.1
 """Share of the steps in which the learning rate rises; after it, it falls to 0."""
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What a training is told; the defaults of ``SLMConfig`` are measured, see there.
-
-    Attributes
-    ----------
-    n_folds : int
-        Networks; each is trained on all folds but one.
-    warmup_epochs, epochs : int
-        Epochs of plain training, then at most so many with split and FixMatch.
-    p_threshold : float
-        In (0, 1): ``p_clean`` above it puts a sample among the labelled ones.
-    p_cutoff, lambda_u : float
-        FixMatch's, see there.
-    batch_size, learning_rate, head_learning_rate, weight_decay, dropout : float
-        The optimizer's and the network's.
-    weak_cutoff, strong_cutoff : float
-        Shares of a sample that the two augmentations hide: tokens of a text, columns of a row.
-    splitter : str
-        Name in ``SPLITTERS``.
-    passes : int
-        How often an epoch goes through its samples. Small networks on small samples take more steps, and need no split so often.
-    """
-
-    n_folds: int
-    warmup_epochs: int
-    epochs: int
-    p_threshold: float
-    p_cutoff: float
-    lambda_u: float
-    batch_size: int
-    learning_rate: float
-    head_learning_rate: float
-    weight_decay: float
-    dropout: float
-    weak_cutoff: float
-    strong_cutoff: float
-    splitter: str
-    seed: int
-    passes: int = 1
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is known about N samples.
-
-    Attributes
-    ----------
-    given : ndarray
-        Shape (N,): the label to learn, ``UNLABELED`` where there is none.
-    trusted : ndarray
-        Shape (N,), bool: the label is a person's; always among the labelled ones.
-    folds : ndarray
-        Shape (N,), from ``make_folds``.
-    n_classes : int
-        K.
-    """
-
-    given: Ints
-    trusted: npt.NDArray[np.bool_]
-    folds: Ints
-    n_classes: int
-
-    @property
-    def n_folds(self) -> int:
-        """How many folds there are."""
-        return int(self.folds.max()) + 1
-
-
 @dataclass
 class Trained(Generic[NetworkT]):
     """What came out of a training.
@@ -122,7 +66,8 @@ class Trained(Generic[NetworkT]):
     networks : list of Network
         One a fold.
     views : list of ndarray
-        One an epoch, shape (N, K): log-probabilities, out of sample. Early epochs are less sure and know other things.
+        One an epoch, shape (N, K): log-probabilities (of sets: log-odds), out of sample. Early epochs are less sure and know
+        other things.
     history : list of dict
         One an epoch.
     seconds : dict
@@ -136,15 +81,15 @@ class Trained(Generic[NetworkT]):
 
     @property
     def log_probs(self) -> Floats:
-        """Shape (N, K): the mean of all epochs' log-probabilities."""
+        """Shape (N, K): the mean of all epochs' views."""
         return np.asarray(np.mean(self.views, axis=0))
 
 
 class Learner(Generic[NetworkT]):
     """One network with its optimizer: epoch by epoch, step by step."""
 
-    def __init__(self, network: NetworkT, plan: TrainingPlan, n_steps: int, inputs: Inputs) -> None:
-        self.plan, self.inputs, self.n_steps = plan, inputs, max(n_steps, 1)
+    def __init__(self, network: NetworkT, plan: TrainingPlan, n_steps: int, inputs: Inputs, targets: Targets) -> None:
+        self.plan, self.inputs, self.targets, self.n_steps = plan, inputs, targets, max(n_steps, 1)
         self.network = network.to(inputs.device)
         groups = [
             {"params": list(self.network.body.parameters()), "lr": plan.learning_rate},
@@ -158,16 +103,16 @@ class Learner(Generic[NetworkT]):
         rise = max(1.0, RAMP * self.n_steps)
         return min((step + 1) / rise, max(0.02, (self.n_steps - step) / max(1.0, self.n_steps - rise)))
 
-    def step(self, lb: Ints, y_lb: Ints, ulb: Ints, generator: torch.Generator) -> tuple[float, float]:
+    def step(
+        self, lb: Ints, ulb: Ints, clean: npt.NDArray[np.bool_], generator: torch.Generator
+    ) -> tuple[float, float]:
         """Learn from labelled rows `lb` and unlabelled rows `ulb`; return the loss and the share of the mask."""
         self.network.train()
         x_lb = self.inputs.batch(lb.tolist())
         with self.inputs.autocast():
             logits_x_lb, _ = self.network(*self.inputs.augmented(x_lb, self.plan.weak_cutoff, generator))
             logits_w, logits_s = self._unlabelled(ulb, logits_x_lb, generator)
-        targets = torch.as_tensor(y_lb, dtype=torch.long, device=logits_x_lb.device)
-        plan = self.plan
-        loss = fixmatch_loss(logits_x_lb, targets, logits_w, logits_s, p_cutoff=plan.p_cutoff, lambda_u=plan.lambda_u)
+        loss = self.targets.loss(logits_x_lb, logits_w, logits_s, lb, ulb, clean=clean, plan=self.plan)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss.total)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -206,53 +151,6 @@ class Ticker:
             self.progress(self.done, self.total, dict(self.detail))
 
 
-def make_folds(given: Ints, n_folds: int, rng: np.random.Generator) -> Ints:
-    """Return a fold for each sample, 0 ... n_folds - 1, every class (and the unlabelled) spread evenly.
-
-    Counting goes on from class to class, so that folds are equal in size even when most classes have one sample.
-    """
-    folds = np.zeros(len(given), dtype=np.int64)
-    shuffled = rng.permutation(len(given))
-    by_class = shuffled[np.argsort(given[shuffled], kind="stable")]
-    folds[by_class] = np.arange(len(given)) % n_folds
-    return folds
-
-
-def given_losses(log_probs: Floats, given: Ints) -> Floats:
-    """Return the cross-entropy in nats of the given labels, shape (N,), NaN where there is none."""
-    losses = -log_probs[np.arange(len(given)), np.maximum(given, 0)]
-    return np.where(given == UNLABELED, np.nan, losses)
-
-
-def divide(losses: Floats, trusted: npt.NDArray[np.bool_], plan: TrainingPlan) -> tuple[Floats, Split | None]:
-    """Return p_clean (N,): NaN without a label, 1 for trusted samples, else the splitter's; and the split itself.
-
-    Parameters
-    ----------
-    losses : ndarray
-        Shape (N,), NaN where there is no label.
-    trusted : ndarray
-        Shape (N,), bool: labelled by a person.
-    """
-    p_clean = np.where(np.isnan(losses), np.nan, 1.0)
-    doubted = np.flatnonzero(~np.isnan(losses) & ~trusted)
-    if doubted.size < 2:
-        return p_clean, None
-    split = SPLITTERS.get(plan.splitter)(losses[doubted], seed=plan.seed)
-    p_clean[doubted] = split.p_clean
-    return p_clean, split
-
-
-def labelled_and_not(p_clean: Floats, given: Ints, threshold: float) -> tuple[Ints, Ints]:
-    """Return rows with a clean label and all others. A class that would lose every label keeps its cleanest ones."""
-    clean = np.nan_to_num(p_clean, nan=0.0) > threshold
-    for k in np.unique(given[given != UNLABELED]):
-        rows = np.flatnonzero(given == k)
-        if not clean[rows].any():
-            clean[rows[np.argsort(-p_clean[rows], kind="stable")[: max(1, len(rows) // 2)]]] = True
-    return np.flatnonzero(clean), np.flatnonzero(~clean)
-
-
 def batches(rows: Ints, lengths: Sequence[int], size: int, rng: np.random.Generator) -> list[Ints]:
     """Cut shuffled `rows` into batches of similar length, in random order."""
     rows = rng.permutation(rows)
@@ -274,7 +172,7 @@ def paired(labelled: list[Ints], unlabelled: list[Ints]) -> Iterator[tuple[Ints,
 
 
 def train(
-    inputs: Inputs, make: Callable[[], NetworkT], labels: Labels, plan: TrainingPlan, ticker: Ticker
+    inputs: Inputs, make: Callable[[], NetworkT], labels: Targets, plan: TrainingPlan, ticker: Ticker
 ) -> Trained[NetworkT]:
     """Train one network a fold and score every sample by the network of its fold.
 
@@ -284,7 +182,7 @@ def train(
         N samples.
     make : callable
         Returns a new network; called once a fold, after torch was seeded for it.
-    labels : Labels
+    labels : Targets
         Of the same N samples.
 
     Returns
@@ -313,55 +211,52 @@ def train(
 
 
 def _learners(
-    inputs: Inputs, make: Callable[[], NetworkT], labels: Labels, plan: TrainingPlan
+    inputs: Inputs, make: Callable[[], NetworkT], labels: Targets, plan: TrainingPlan
 ) -> list[Learner[NetworkT]]:
     """Make one learner a fold; the steps of its whole schedule are known beforehand."""
     learners = []
     for fold in range(labels.n_folds):
-        n_labelled = int(((labels.given != UNLABELED) & (labels.folds != fold)).sum())
+        n_labelled = int((labels.is_given & (labels.folds != fold)).sum())
         n_steps = (plan.warmup_epochs + plan.epochs) * plan.passes * math.ceil(n_labelled / plan.batch_size)
         torch.manual_seed(plan.seed + fold)
-        learners.append(Learner(make(), plan, n_steps, inputs))
+        learners.append(Learner(make(), plan, n_steps, inputs, labels))
     return learners
 
 
 class Epoch(Generic[NetworkT]):
     """Everything that happens in one epoch: divide, let every network learn, score every sample out of sample."""
 
-    def __init__(self, learners: list[Learner[NetworkT]], labels: Labels, plan: TrainingPlan, ticker: Ticker) -> None:
+    def __init__(self, learners: list[Learner[NetworkT]], labels: Targets, plan: TrainingPlan, ticker: Ticker) -> None:
         self.learners, self.labels, self.plan, self.ticker = learners, labels, plan, ticker
         self.rng, self.generator = np.random.default_rng(plan.seed), torch.Generator().manual_seed(plan.seed)
 
     def run(self, epoch: int, trained: Trained[NetworkT]) -> dict[str, Any]:
         """Go through epoch number `epoch` (from 0), add to ``trained.views``, return what is to be told."""
-        given, warm = self.labels.given, epoch < self.plan.warmup_epochs
-        p_clean, split = np.where(given == UNLABELED, np.nan, 1.0), None
-        if not warm:
-            p_clean, split = divide(given_losses(trained.log_probs, given), self.labels.trusted, self.plan)
-        labelled, unlabelled = labelled_and_not(p_clean, given, self.plan.p_threshold)
+        warm = epoch < self.plan.warmup_epochs
+        division = self.labels.divide(None if warm else trained.log_probs, self.plan)
         stage = WARM_UP if warm else TRAINING
-        facts = self.learn(labelled, unlabelled[:0] if warm else unlabelled, epoch=epoch + 1, stage=stage)
-        log_probs = self.score()
-        before = trained.log_probs.argmax(axis=1) if trained.views else np.full(len(given), UNLABELED)
-        trained.views.append(log_probs)
+        facts = self.learn(division, warm=warm, epoch=epoch + 1, stage=stage)
+        scores = self.score()
+        before = self.labels.said(trained.log_probs) if trained.views else None
+        trained.views.append(scores)
+        changed = np.ones(1) if before is None else self.labels.said(trained.log_probs) != before
         record = {
             "epoch": epoch + 1,
             "stage": stage,
             **facts,
-            "clean": len(labelled),
-            "clean_share": len(labelled) / int((given != UNLABELED).sum()),
-            "changed": float((trained.log_probs.argmax(axis=1) != before).mean()),
-            "held_out_loss": float(given_losses(log_probs, given)[labelled].mean()),
+            **self.labels.told(scores, division),
+            "changed": float(changed.mean()),
         }
-        return record | ({"gmm": split.to_json()} if split is not None else {})
+        return record | ({"gmm": division.split.to_json()} if division.split is not None else {})
 
-    def learn(self, labelled: Ints, unlabelled: Ints, **detail: Any) -> dict[str, Any]:
+    def learn(self, division: Division, *, warm: bool, **detail: Any) -> dict[str, Any]:
         """Let every network learn from what lies outside its fold; return mean loss and share of sure pseudo-labels."""
         losses, masks = [], []
+        unlabelled = division.unlabelled[:0] if warm else division.unlabelled
         for fold, learner in enumerate(self.learners):
             for _ in range(self.plan.passes):
-                for x_lb, x_ulb in paired(self._batches(labelled, fold), self._batches(unlabelled, fold)):
-                    loss, mask = learner.step(x_lb, self.labels.given[x_lb], x_ulb, self.generator)
+                for x_lb, x_ulb in paired(self._batches(division.labelled, fold), self._batches(unlabelled, fold)):
+                    loss, mask = learner.step(x_lb, x_ulb, division.clean, self.generator)
                     losses.append(loss)
                     masks.append(mask)
                     self.ticker.tick(len(x_lb), loss=round(loss, 4), **detail)
@@ -375,12 +270,13 @@ class Epoch(Generic[NetworkT]):
         return batches(outside, self.learners[fold].inputs.lengths, self.plan.batch_size, self.rng)
 
     def score(self) -> Floats:
-        """Return log-probabilities (N, K), each sample scored by the network of its fold."""
-        log_probs = np.zeros((len(self.labels.folds), self.labels.n_classes))
+        """Return scores (N, K), each sample scored by the network of its fold."""
+        targets = self.labels
+        scores = np.zeros((len(targets.folds), targets.n_classes))
         for fold, learner in enumerate(self.learners):
-            rows = np.flatnonzero(self.labels.folds == fold)
-            log_probs[rows], _ = score(learner.network, learner.inputs, rows.tolist(), self._still_here)
-        return log_probs
+            rows = np.flatnonzero(targets.folds == fold)
+            scores[rows], _ = score(learner.network, learner.inputs, rows.tolist(), self._still_here, targets.read)
+        return scores
 
     def _still_here(self, _samples: int) -> None:
         """Scoring is no counted work, but it must be possible to stop it."""

@@ -5,6 +5,7 @@ Ten thousand tasks, some with texts of megabytes, must not be read to show fifty
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -61,6 +62,8 @@ class Filters:
     parts : bool
         Whether a label that is asked for is that of one of several controls, as ``labels.py`` writes it, and others may stand
         beside it.
+    sets : bool
+        Whether what is said of a task is a set of labels: then a label asks for those that have it.
     """
 
     contains: str | None = None
@@ -76,6 +79,7 @@ class Filters:
     at_most: float | None = None
     task_ids: Sequence[int] | None = field(default=None, repr=False)
     parts: bool = False
+    sets: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,8 +278,9 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has_part if wanted.parts else _is_label
-    parts += [column.is_(None) if value == "" else says(column, value) for column, value in asked if value is not None]
+    says = _has_part if wanted.parts else _has if wanted.sets else _is_label
+    none = _has_none if wanted.sets else _is_none
+    parts += [none(column) if value == "" else says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -296,9 +301,28 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     return and_(*parts)
 
 
+def _is_none(column: Any) -> ColumnElement[bool]:
+    none: ColumnElement[bool] = column.is_(None)
+    return none
+
+
+def _has_none(column: Any) -> ColumnElement[bool]:
+    return or_(column.is_(None), column == "[]")
+
+
 def _is_label(column: Any, value: str) -> ColumnElement[bool]:
     same: ColumnElement[bool] = column == value
     return same
+
+
+def _has(column: Any, label: str) -> ColumnElement[bool]:
+    """Say that a set, as ``labels.write_set`` writes it, has a label.
+
+    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels quotes are
+    escaped. Not LIKE, for the reason of ``_has_part``.
+    """
+    name = json.dumps(label, ensure_ascii=False)
+    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
 
 
 def _has_part(column: Any, value: str) -> ColumnElement[bool]:

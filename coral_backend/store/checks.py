@@ -114,12 +114,15 @@ def found_in_slices(store: Store, project_id: int, round_id: int | None) -> list
 def _checked(project_id: int, round_id: int | None, name: Any, here: Any) -> Any:
     """Return the query for the tasks that a person labelled and the round judged, as it stands now."""
     s, v, p = t.samples.c, t.verdicts.c, people.c
+    same = and_(s.project_id == p.project_id, s.task_id == p.task_id)
     judged = and_(
         v.project_id == project_id,
         v.task_id == s.task_id,
         v.round_id == (round_id or 0),
         v.content_hash == s.content_hash,
     )
-    both = t.samples.join(people, by_a_person(s.project_id, s.task_id)).join(t.verdicts, judged)
+    # From the few labels of people to one sample and one verdict each, never over all samples.
+    both = people.join(t.samples, same).join(t.verdicts, judged)
     columns = (s.task_id, name, p.label, v.llm_label, v.slm_label, v.machine_label)
-    return select(*columns).select_from(both).where(here)
+    mine = and_(p.project_id == project_id, by_a_person(p.project_id, p.task_id))
+    return select(*columns).select_from(both).where(mine, here)

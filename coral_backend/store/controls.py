@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,48 @@ KEY = ("project_id", "task_id", "round_number", "control")
 def view_of(store: Store, project: Project, space: LabelSpace) -> Store:
     """Return `store` as if the project had no other control than `space`; itself where it has none."""
     return ControlStore(store, space, project.label_space) if project.label_space.controls else store
+
+
+def _aside(project_id: Any) -> Any:
+    """Return the numbers of the rounds that a rollback set aside."""
+    r = t.rounds.c
+    return select(r.number).where(r.project_id == project_id, r.set_aside.is_(True))
+
+
+@dataclass
+class _Join:
+    """Writes what all controls of some tasks say by now as the tasks' answers, once for all that is committed together."""
+
+    whole: Store
+    order: Sequence[str]
+    project_id: int
+    round_number: int
+    lease: Lease | None
+    samples: dict[int, Sample] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        c = t.control_labels.c
+        query = select(t.control_labels).where(
+            c.project_id == self.project_id, c.round_number.not_in(_aside(self.project_id))
+        )
+        rows: dict[int, dict[str, Any]] = {}
+        for row in self.whole._by_task(query.order_by(c.task_id, c.round_number), c.task_id, self.samples):
+            if row.content_hash == self.samples[row.task_id].content_hash:
+                rows.setdefault(row.task_id, {})[row.control] = row
+        for task_id, by_control in rows.items():
+            self._put(self.samples[task_id], by_control)
+
+    def _put(self, sample: Sample, rows: Mapping[str, Any]) -> None:
+        answers = {name: _answer(row) for name, row in rows.items()}
+        for name, row in rows.items():
+            if row.round_number != self.round_number:  # what an earlier round took is its own
+                answers[name] = replace(answers[name], prompt_tokens=0, completion_tokens=0, seconds=0.0)
+        versions = [f"{name}={rows[name].prompt_version}" for name in self.order if name in rows]
+        version = hashlib.sha256("\x00".join(versions).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        joined = joined_answer(answers, self.order)
+        self.whole.put_llm_label(
+            self.project_id, self.round_number, sample, joined, prompt_version=version, lease=self.lease
+        )
 
 
 class ControlStore(Store):
@@ -61,22 +103,10 @@ class ControlStore(Store):
         }
         with self._whole.together():
             self._put(self._control_label_upsert, [row], lease)
-            self._put_joined(project_id, round_number, sample, lease)
-
-    def _put_joined(self, project_id: int, round_number: int, sample: Sample, lease: Lease | None) -> None:
-        c = t.control_labels.c
-        query = select(t.control_labels).where(c.project_id == project_id, c.task_id == sample.task_id)
-        query = query.where(c.content_hash == sample.content_hash, c.round_number.not_in(self._aside(project_id)))
-        with self._read() as connection:
-            rows = {row.control: row for row in connection.execute(query.order_by(c.round_number))}
-        answers = {name: _answer(row) for name, row in rows.items()}
-        for name, row in rows.items():
-            if row.round_number != round_number:  # what an earlier round took is its own
-                answers[name] = replace(answers[name], prompt_tokens=0, completion_tokens=0, seconds=0.0)
-        versions = [f"{name}={rows[name].prompt_version}" for name in self._order if name in rows]
-        version = hashlib.sha256("\x00".join(versions).encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        joined = joined_answer(answers, self._order)
-        self._whole.put_llm_label(project_id, round_number, sample, joined, prompt_version=version, lease=lease)
+            join = _Join(self._whole, self._order, project_id, round_number, lease)
+            known = self._open.at_the_end.setdefault(("join", project_id, round_number), join)
+            if isinstance(known, _Join):
+                known.samples[sample.task_id] = sample
 
     def llm_labels(
         self, project_id: int, *, round_number: int | None = None, task_ids: Collection[int] | None = None
@@ -110,7 +140,7 @@ class ControlStore(Store):
         c, s = t.control_labels.c, t.samples.c
         same = and_(s.project_id == c.project_id, s.task_id == c.task_id, s.content_hash == c.content_hash)
         query = select(c.task_id, c.round_number, c.label).join(t.samples, same).where(c.project_id == project_id)
-        query = query.where(c.control == self._space.from_name, c.round_number.not_in(self._aside(project_id)))
+        query = query.where(c.control == self._space.from_name, c.round_number.not_in(_aside(project_id)))
         found: dict[int, dict[int, str | None]] = {}
         for row in self._by_task(query.order_by(c.task_id, c.round_number), c.task_id, task_ids):
             found.setdefault(row.task_id, {})[row.round_number] = row.label
@@ -125,10 +155,6 @@ class ControlStore(Store):
             change=tuple(set(c.keys()) - set(KEY)),
             where=lambda new: or_(c.content_hash != new.content_hash, c.prompt_version != new.prompt_version),
         )
-
-    def _aside(self, project_id: int) -> Any:
-        r = t.rounds.c
-        return select(r.number).where(r.project_id == project_id, r.set_aside.is_(True))
 
 
 class ControlAsked(Asked):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from coral_backend.exceptions import SettingsError
 
@@ -60,6 +61,12 @@ def _begin_sqlite(connection: Connection) -> None:
     # A writer that begins as a reader cannot wait for another writer (SQLITE_BUSY_SNAPSHOT): it must say so at once.
     writes = connection.get_execution_options().get("coral_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def move_log(engine: Engine) -> None:
+    """Move SQLite's log into the file, as far as nobody reads from it; it holds up nobody, and what fails is tried again later."""
+    with suppress(SQLAlchemyError, sqlite3.Error), engine.connect() as connection:
+        connection.connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def storable(text: str | None) -> str | None:

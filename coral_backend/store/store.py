@@ -24,7 +24,7 @@ from coral_backend.exceptions import (
 from coral_backend.store import holders
 from coral_backend.store import tables as t
 from coral_backend.store.asked import Asked
-from coral_backend.store.engine import open_engine
+from coral_backend.store.engine import move_log, open_engine
 from coral_backend.store.engine import storable as _clean
 from coral_backend.store.ledger import Ledger
 from coral_backend.store.migrations import migrate
@@ -108,8 +108,7 @@ class Store(ReviewVerbs):
         Whoever commits beyond ``WAL_PAGES`` must do it while all his slots wait.
         """
         if self._engine.dialect.name == "sqlite":
-            with self._engine.connect() as connection:
-                connection.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            move_log(self._engine)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -124,11 +123,14 @@ class Store(ReviewVerbs):
             self._open.connection = connection
             try:
                 yield
+                for finish in self._open.at_the_end.values():
+                    finish()
                 self._open.execute_rows()
             finally:
                 self._open.connection = None
                 self._open.guarded.clear()
                 self._open.rows.clear()
+                self._open.at_the_end.clear()
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -782,12 +784,15 @@ class _Open(threading.local):
         Leases known to be ours in it.
     rows : dict
         What is to be written before it is committed: statement -> rows.
+    at_the_end : dict
+        What is to be called once before it is committed, by any key.
     """
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.guarded: set[Lease] = set()
         self.rows: dict[Any, list[Mapping[str, Any]]] = {}
+        self.at_the_end: dict[Any, Callable[[], None]] = {}
 
     def execute_rows(self) -> None:
         """Write what is to be written."""

@@ -76,6 +76,65 @@ def fixmatch_loss(
     return FixMatchLoss(supervised + lambda_u * unsupervised, supervised, unsupervised, pseudo_labels, mask)
 
 
+def fixmatch_sets_loss(
+    logits_x_lb: Tensor,
+    y_lb: Tensor,
+    logits_x_ulb_w: Tensor,
+    logits_x_ulb_s: Tensor,
+    *,
+    clean_lb: Tensor,
+    open_ulb: Tensor,
+    p_cutoff: float,
+    lambda_u: float,
+) -> FixMatchLoss:
+    """Return the loss of one step where each text has K questions with yes or no.
+
+    Parameters
+    ----------
+    logits_x_lb : Tensor
+        Shape (B, K), of the weakly augmented texts with answers that are believed.
+    y_lb, clean_lb : Tensor
+        Shape (B, K): 1 for yes and 0 for no, float; bool, which of these answers are believed.
+    logits_x_ulb_w, logits_x_ulb_s : Tensor
+        Shape (B_u, K), of texts with answers that are not believed, weakly and strongly augmented. No gradient flows through the
+        weak ones.
+    open_ulb : Tensor
+        Shape (B_u, K), bool: which questions have no believed answer.
+    p_cutoff : float
+        In [0.5, 1]: a pseudo-answer counts from this probability of yes, or of no, on.
+    lambda_u : float
+        Weight of the unlabelled part.
+
+    Returns
+    -------
+    FixMatchLoss
+        ``pseudo_labels`` and ``mask`` have shape (B_u, K). Questions are summed and texts averaged: a text with many questions
+        has as much to say about each of them as one with few.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ that must not.
+
+    References
+    ----------
+    Sohn et al.: FixMatch, NeurIPS 2020, equations 3 and 4, with the binary cross-entropy of each question.
+    """
+    if logits_x_lb.shape != y_lb.shape or logits_x_lb.shape != clean_lb.shape:
+        raise ValueError(f"logits have shape {tuple(logits_x_lb.shape)}, answers {tuple(y_lb.shape)}.")
+    if not logits_x_ulb_w.shape == logits_x_ulb_s.shape == open_ulb.shape:
+        raise ValueError(f"weak logits have shape {tuple(logits_x_ulb_w.shape)}, strong {tuple(logits_x_ulb_s.shape)}.")
+    zero = logits_x_lb.new_zeros(())
+    answers = functional.binary_cross_entropy_with_logits(logits_x_lb, y_lb, reduction="none")
+    supervised = (answers * clean_lb).sum(1).mean() if len(y_lb) else zero
+    yes = logits_x_ulb_w.detach().sigmoid()
+    pseudo_labels = (yes >= 0.5).to(logits_x_ulb_s.dtype)
+    mask = (open_ulb & (torch.maximum(yes, 1 - yes) >= p_cutoff)).to(logits_x_ulb_s.dtype)
+    each = functional.binary_cross_entropy_with_logits(logits_x_ulb_s, pseudo_labels, reduction="none")
+    unsupervised = (each * mask).sum(1).mean() if len(mask) else zero
+    return FixMatchLoss(supervised + lambda_u * unsupervised, supervised, unsupervised, pseudo_labels, mask)
+
+
 def token_cutoff(mask: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Hide a share of the tokens: little of it is the weak augmentation of a text, much of it the strong one.
 

@@ -37,9 +37,13 @@ class FrozenModel:
     weights: Floats
     bias: Floats
 
+    def scores(self, embeddings: Floats) -> Floats:
+        """Return what is said for each class, shape (N, K), of embeddings of shape (N, D)."""
+        return np.asarray(embeddings @ self.weights + self.bias)
+
     def log_probs(self, embeddings: Floats) -> Floats:
         """Return log-probabilities, shape (N, K), of embeddings of shape (N, D)."""
-        return np.asarray(log_softmax(embeddings @ self.weights + self.bias, axis=1))
+        return np.asarray(log_softmax(self.scores(embeddings), axis=1))
 
 
 def frozen_view(embeddings: Floats, given: Ints, n_classes: int) -> tuple[Floats, FrozenModel]:
@@ -68,9 +72,31 @@ def frozen_view(embeddings: Floats, given: Ints, n_classes: int) -> tuple[Floats
     """
     rows = np.flatnonzero(given >= 0)
     prior = (np.bincount(given[rows], minlength=n_classes) + 0.5) / (len(rows) + 0.5 * n_classes)
+    scores, weights, center = ridge_regression(embeddings, rows, np.eye(n_classes)[given[rows]] - prior)
+    bias = SCALE * (prior - center @ weights)
+    model = FrozenModel((SCALE * weights).astype(np.float32), bias.astype(np.float32))
+    return np.asarray(log_softmax(SCALE * (scores + prior), axis=1)), model
+
+
+def ridge_regression(embeddings: Floats, rows: Ints, targets: Floats) -> tuple[Floats, Floats, Floats]:
+    """Fit targets of the labelled `rows`, with the regularisation that does best when each of them is left out in turn.
+
+    Parameters
+    ----------
+    embeddings : ndarray
+        Shape (N, D).
+    targets : ndarray
+        Shape (n, K), of the n labelled rows, centred.
+
+    Returns
+    -------
+    scores : ndarray
+        Shape (N, K), out of sample.
+    weights, center : ndarray
+        Shapes (D, K) and (D,): ``(x - center) @ weights`` scores a new text.
+    """
     center = embeddings[rows].mean(axis=0, dtype=np.float64)
     features = embeddings - center
-    targets = np.eye(n_classes)[given[rows]] - prior
     left, singular, right = np.linalg.svd(features[rows], full_matrices=False)
     projected = left.T @ targets
     tried = [_leave_one_out(left, singular, projected, targets, ridge) for ridge in RIDGES]
@@ -79,9 +105,7 @@ def frozen_view(embeddings: Floats, given: Ints, n_classes: int) -> tuple[Floats
     weights = right.T @ (shrunk[:, None] * projected)
     scores = features @ weights
     scores[rows] = tried[best]
-    bias = SCALE * (prior - center @ weights)
-    model = FrozenModel((SCALE * weights).astype(np.float32), bias.astype(np.float32))
-    return np.asarray(log_softmax(SCALE * (scores + prior), axis=1)), model
+    return np.asarray(scores), np.asarray(weights), np.asarray(center)
 
 
 def silent_view(n: int, width: int, n_classes: int) -> tuple[Floats, FrozenModel]:

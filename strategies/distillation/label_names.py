@@ -35,9 +35,13 @@ class LabelNameModel:
     vectors: Floats
     usual: Floats
 
+    def scores(self, embeddings: Floats) -> Floats:
+        """Return how near texts are to each label, shape (N, K), of embeddings of shape (N, D), rows of length 1."""
+        return np.asarray((embeddings @ self.vectors.T - self.usual) / TEMPERATURE)
+
     def log_probs(self, embeddings: Floats) -> Floats:
         """Return log-probabilities, shape (N, K), of embeddings of shape (N, D), rows of length 1."""
-        return np.asarray(log_softmax((embeddings @ self.vectors.T - self.usual) / TEMPERATURE, axis=1))
+        return np.asarray(log_softmax(self.scores(embeddings), axis=1))
 
 
 def label_sentences(label: str, definition: str = "") -> tuple[str, ...]:

@@ -66,11 +66,15 @@ class LexicalModel:
     weights: Floats
     bias: Floats
 
-    def log_probs(self, texts: Sequence[str]) -> Floats:
-        """Return log-probabilities, shape (N, K)."""
+    def scores(self, texts: Sequence[str]) -> Floats:
+        """Return what is said for each class, shape (N, K)."""
         counts = hashed(texts)[:, self.columns]
         features = normalised(counts, self.idf, self.columns)
-        return np.asarray(log_softmax(features @ self.weights.T + self.bias, axis=1))
+        return np.asarray(features @ self.weights.T + self.bias)
+
+    def log_probs(self, texts: Sequence[str]) -> Floats:
+        """Return log-probabilities, shape (N, K)."""
+        return np.asarray(log_softmax(self.scores(texts), axis=1))
 
 
 def hashed(texts: Sequence[str]) -> sp.csr_matrix:
@@ -129,23 +133,45 @@ def lexical_view(
     ----------
     Rifkin, Lippert: Notes on Regularized Least Squares, 2007, section 3: leave-one-out without refitting.
     """
-    columns, idf, features = weigh(hashed(texts))
     labelled = np.flatnonzero(given >= 0)
     prior = (np.bincount(given[labelled], minlength=n_classes) + 0.5) / (len(labelled) + 0.5 * n_classes)
-    n_blocks = max(1, math.ceil(len(labelled) / BLOCK))
-    blocks = np.array_split(rng.permutation(labelled), n_blocks)
-    scores = np.zeros((len(texts), n_classes))
-    weights = np.zeros((n_classes, len(columns)), dtype=np.float32)
-    for done, rows in enumerate(blocks):
-        targets = np.eye(n_classes, dtype=np.float32)[given[rows]] - prior.astype(np.float32)
-        dual, scores[rows] = leave_one_out(features[rows], targets)
-        weights += np.asarray(features[rows].T @ dual).T / n_blocks
-        if progress is not None:
-            progress(done + 1, n_blocks)
-    unlabelled = np.flatnonzero(given < 0)
-    scores[unlabelled] = features[unlabelled] @ weights.T
+    targets = np.eye(n_classes, dtype=np.float32)[given[labelled]] - prior.astype(np.float32)
+    scores, columns, idf, weights = word_regression(texts, labelled, targets, rng=rng, progress=progress)
     model = LexicalModel(columns, idf, SCALE * weights, (SCALE * prior).astype(np.float32))
     return np.asarray(log_softmax(SCALE * (scores + prior), axis=1)), model
+
+
+def word_regression(
+    texts: Sequence[str],
+    rows: Ints,
+    targets: Floats,
+    *,
+    rng: np.random.Generator,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Floats, Ints, Floats, Floats]:
+    """Fit targets of shape (n, K) of the n labelled `rows`, centred, by the texts' words and characters.
+
+    Returns
+    -------
+    scores : ndarray
+        Shape (N, K), out of sample: each labelled text by leave-one-out.
+    columns, idf, weights : ndarray
+        Of a ``LexicalModel``, weights of shape (K, F) not yet scaled.
+    """
+    columns, idf, features = weigh(hashed(texts))
+    n_classes = targets.shape[1]
+    n_blocks = max(1, math.ceil(len(rows) / BLOCK))
+    scores = np.zeros((len(texts), n_classes))
+    weights = np.zeros((n_classes, len(columns)), dtype=np.float32)
+    for done, places in enumerate(np.array_split(rng.permutation(len(rows)), n_blocks)):
+        block = rows[places]
+        dual, scores[block] = leave_one_out(features[block], targets[places])
+        weights += np.asarray(features[block].T @ dual).T / n_blocks
+        if progress is not None:
+            progress(done + 1, n_blocks)
+    unlabelled = np.setdiff1d(np.arange(len(texts)), rows)
+    scores[unlabelled] = features[unlabelled] @ weights.T
+    return scores, columns, idf, weights
 
 
 def weigh(counts: sp.csr_matrix) -> tuple[Ints, Floats, sp.csr_matrix]:

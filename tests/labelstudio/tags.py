@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coral_backend.labels import Span, write_spans
+from coral_backend.labels import Span, write_set, write_spans
+from coral_backend.labelstudio.control_tags.paths import joined
 
 TEXT = '<Text name="text" value="$text"/>'
 TREE = (
@@ -26,6 +27,8 @@ class Case:
     to_name: str = "text"
     """What the form itself writes; of a Pairwise it is the control's own name."""
     tag: str = "Choices"
+    labels: tuple[str, ...] = ()
+    """Of a control where several may be chosen; `values` are then of sets of them."""
     spans: dict[str, list[dict[str, Any]]] | None = None
     """Of a control that marks spans: what can be said -> the ``value`` of each region; `values` are then of one label each."""
 
@@ -35,10 +38,10 @@ class Case:
         return tuple(self.values if self.spans is None else self.spans)
 
     def result(self, said: str) -> list[dict[str, Any]]:
-        """Return what a form sends when that is said in it."""
+        """Return what a form sends when that is said in it: of an empty set nothing."""
         values = [self.values[said]] if self.spans is None else self.spans[said]
         base = {"from_name": "label", "to_name": self.to_name, "type": self.tag.lower(), "origin": "manual"}
-        return [{"id": f"person{i}", **base, "value": value} for i, value in enumerate(values)]
+        return [{"id": f"person{i}", **base, "value": value} for i, value in enumerate(values) if value]
 
 
 def _view(inside: str, target: str = TEXT) -> str:
@@ -47,6 +50,12 @@ def _view(inside: str, target: str = TEXT) -> str:
 
 def _paths(key: str, *paths: list[str]) -> list[dict[str, Any]]:
     return [{key: [path]} for path in paths]
+
+
+def _sets(key: str, *chosen: list[Any]) -> dict[str, dict[str, Any]]:
+    """Return the values of sets of labels or paths; of an empty one Label Studio sends nothing at all."""
+    names = [[one if isinstance(one, str) else joined(one) for one in some] for some in chosen]
+    return {write_set(own, own): {key: some} if some else {} for own, some in zip(names, chosen, strict=True)}
 
 
 _TWO = '<Choices name="label" toName="text"><Choice value="a"/><Choice value="b"/></Choices>'
@@ -73,6 +82,39 @@ CASES = (
         dict(zip(_LEAF_LABELS, _paths("choices", *_LEAVES), strict=True)),
         _DATA,
         _SAID,
+    ),
+    Case(
+        "several choices",
+        _view(_TWO.replace("<Choices", '<Choices choice="multiple"')),
+        _sets("choices", [], ["b"], ["a", "b"]),
+        _DATA,
+        _SAID,
+        labels=("a", "b"),
+    ),
+    Case(
+        "several choices, at least one",
+        _view(_TWO.replace("<Choices", '<Choices choice="multiple" required="true"')),
+        _sets("choices", ["a"], ["a", "b"]),
+        _DATA,
+        _SAID,
+        labels=("a", "b"),
+    ),
+    Case(
+        "several nested choices",
+        _view(f'<Choices name="label" toName="text" choice="multiple" allowNested="true">{TREE}</Choices>'),
+        _sets("choices", [], [_LEAVES[3]], [_LEAVES[0], _LEAVES[1], _LEAVES[2]]),
+        _DATA,
+        _SAID,
+        labels=_LEAF_LABELS,
+    ),
+    Case(
+        "taxonomy of several",
+        _view(f'<Taxonomy name="label" toName="text">{TREE}</Taxonomy>'),
+        _sets("taxonomy", [], [_ALL[0]], [_ALL[0], _ALL[1]], [_ALL[3], _ALL[5]]),
+        _DATA,
+        _SAID,
+        tag="Taxonomy",
+        labels=_ALL_LABELS,
     ),
     Case(
         "taxonomy",

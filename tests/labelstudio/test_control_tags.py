@@ -47,7 +47,7 @@ def test_of_several_controls_the_first_served_one_counts_and_the_others_are_name
 ) -> None:
     xml = (
         '<View><Text name="t" value="$text"/><Number name="stars" toName="t"/>'
-        '<Choices name="many" toName="t" choice="multiple"><Choice value="x"/><Choice value="y"/></Choices>'
+        '<Choices name="many" toName="t" choice="some"><Choice value="x"/><Choice value="y"/></Choices>'
         '<Choices name="one" toName="t"><Choice value="x"/><Choice value="y"/></Choices>'
         '<Choices name="two" toName="t"><Choice value="x"/><Choice value="y"/></Choices></View>'
     )
@@ -69,7 +69,7 @@ def test_of_several_controls_the_first_served_one_counts_and_the_others_are_name
             '<View><Text name="t" value="$t"/><Relations><Relation value="r"/></Relations><TextArea name="n" toName="t"/></View>',
             "<TextArea",
         ),
-        (config(attributes='choice="multiple"'), 'choice="multiple"'),
+        (config(attributes='choice="some"'), 'choice="some"'),
         (config(choices="", attributes='value="$options"'), "come from the tasks"),
         (config(attributes='perRegion="true"'), "belongs to regions"),
         (config('<Choice value="a"><Choice value="a1"/></Choice><Choice value="b"/>'), "nested"),

@@ -9,7 +9,7 @@ import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
 from coral_backend.exceptions import LabelConfigError
-from coral_backend.labels import SPANS
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.labelstudio.control_tags import (
     CONTROL_TAGS,
     config_hash,
@@ -46,7 +46,8 @@ def test_every_tag_that_is_served_is_tried_here() -> None:
 @each
 def test_the_config_gives_its_labels(case: Case) -> None:
     space = parse_config(case.xml)
-    assert (space.tag, space.labels) == (case.tag, tuple(case.values))
+    assert (space.tag, space.labels) == (case.tag, case.labels or tuple(case.values))
+    assert (space.kind == MULTIPLE) == bool(case.labels)
     assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
     assert choose(space.tag, space.labels, kind=space.kind).tags
 
@@ -153,6 +154,50 @@ def test_only_one_place_is_a_label(chosen: object, label: str | None) -> None:
     assert from_result(space, [{"from_name": "t", "value": {"taxonomy": chosen}}]) == label
 
 
+SEVERAL = f'<View>{TEXT}<Choices name="c" toName="text" choice="multiple"{{}}><Choice value="a"/><Choice value="b"/></Choices></View>'
+
+
+@pytest.mark.parametrize(
+    ("result", "label", "required"),
+    [
+        ([], "[]", None),
+        ([{"from_name": "c", "value": {"choices": []}}], "[]", None),
+        ([{"from_name": "other", "value": {"choices": ["a"]}}], "[]", None),
+        ([{"from_name": "c", "value": {"choices": ["b", "a"]}}], '["a", "b"]', '["a", "b"]'),
+        ([{"from_name": "c", "value": {"choices": "b"}}], '["b"]', '["b"]'),
+        ([{"from_name": "c", "value": {"choices": ["b"]}}] * 2, '["b"]', '["b"]'),
+        ([{"from_name": "c", "value": {"choices": ["gone", "b"]}}], '["b", "gone"]', '["b", "gone"]'),
+        ([{"from_name": "c", "value": {"choices": [3]}}], None, None),
+        ([{"from_name": "c", "value": None}], None, None),
+        ([{"from_name": "c", "value": {"taxonomy": [["a"]]}}], None, None),
+    ],
+)
+def test_a_form_without_a_choice_is_the_empty_set_unless_one_is_required(
+    result: list[object], label: str | None, required: str | None
+) -> None:
+    free, bound = parse_config(SEVERAL.format("")), parse_config(SEVERAL.format(' required="true"'))
+    assert (from_result(free, result), from_result(bound, result)) == (label, required)
+    assert free.allows("[]")
+    assert not bound.allows("[]")
+    assert not free.allows('["b", "gone"]')
+
+
+def test_no_prediction_is_not_the_prediction_of_an_empty_set() -> None:
+    space = parse_config(SEVERAL.format(""))
+    nothing, empty = to_regions(space, None, None, marker="m"), to_regions(space, "[]", 0.5, marker="m")
+    assert (from_result(space, nothing), from_result(space, empty)) == (None, "[]")
+    with pytest.raises(ValueError, match="is not a label of 'c'"):
+        to_regions(space, '["gone"]', 0.5)
+    annotation = {"id": 1, "result": [], "was_cancelled": True}
+    assert human_label_from_annotation(space, annotation, 7).label is None
+
+
+def test_a_list_in_the_data_of_a_task_is_a_recorded_set() -> None:
+    task = {"id": 1, "data": {"text": "x", "said": ["a", "b"]}}
+    space = parse_config(SEVERAL.format(""))
+    assert sample_from_task(space, task, recorded_key="said", max_chars=100).recorded == '["a", "b"]'
+
+
 @pytest.mark.parametrize(
     ("stars", "label"),
     [
@@ -191,8 +236,9 @@ PAIR = '<Text name="a" value="$a"/><Text name="b" value="$b"/><Pairwise name="p"
 @pytest.mark.parametrize(
     ("control", "says"),
     [
-        (TAXONOMY.format(""), "add maxUsages=\"1\""),
-        (TAXONOMY.format('maxUsages="2"'), "add maxUsages=\"1\""),
+        (TAXONOMY.format('maxUsages="2"'), 'one place (maxUsages="1") or any number'),
+        (TAXONOMY.format('maxUsages="many"'), 'one place (maxUsages="1") or any number'),
+        ('<Choices name="c" toName="text" choice="some"><Choice value="a"/><Choice value="b"/></Choices>', 'choice="multiple" are served'),
         (TAXONOMY.format('maxUsages="1" apiUrl="http://127.0.0.1/x.json"'), "come from apiUrl"),
         (TAXONOMY.format('maxUsages="1" labeling="true"'), "label spans"),
         (TAXONOMY.format('maxUsages="1" value="$tree"'), "come from the tasks"),

@@ -97,7 +97,9 @@ def test_what_is_no_row_is_a_problem_of_that_task_alone(data: Any, xml: str, say
         (TABLE.replace('name="row"', 'name="row" valueType="csv"', 1), "valueType='csv'; CORAL labels one row a task"),
         (TABLE.replace('name="row"', 'name="row" valueType="url"', 1), "behind an address"),
         (TABLE.replace("$row", "row"), "must be one key"),
-        (FIELDS.replace("Age: $age, job: ", "$age "), "must be one key"),
+        (FIELDS.replace("Age: $age, job: ", "$age "), "does not begin with one"),
+        (FIELDS.replace("$age,", "$age."), "must be one key"),
+        (FIELDS.replace("$age,", "$row.age,"), "must be one key"),
         (
             '<View><Table name="a" value="$a"/><Table name="b" value="$b"/><Pairwise name="p" toName="a,b"/></View>',
             "compares rows of a table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -334,3 +335,16 @@ def test_logprobs_that_are_refused_after_plain_requests_went_well(server: Script
     accepts = store.replies.accepts(server.base_url, "scripted", since=0.0)
     assert accepts is not None
     assert (accepts["logprobs"], accepts["schema"]) == (False, True)
+
+
+def test_the_store_is_tidied_while_answers_come_in(
+    server: ScriptedOpenAI, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coral_backend.llm.openai.TIDY_EVERY_S", 0.01)
+    tidied: list[int] = []
+    monkeypatch.setattr(store, "tidy", lambda: tidied.append(threading.get_ident()))
+    server.answer = lambda _: label("positive", delay_s=0.05)
+    answers = ask(annotator(server, store.replies))
+    assert {answer.label for answer in answers.values()} == {"positive"}
+    assert tidied
+    assert threading.get_ident() not in tidied, "the slots do not wait for it"

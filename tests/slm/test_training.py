@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from coral_backend.slm.encoder import Encoder
 from coral_backend.slm.network import TextInputs, TextNetwork
+from coral_backend.slm.targets import spared
 from coral_backend.slm.training import (
     Labels,
     Ticker,
@@ -69,7 +70,11 @@ def test_the_same_seed_gives_the_same_result(encoder: Encoder) -> None:
     assert not np.array_equal(first.log_probs, other.log_probs)
 
 
-def test_warm_up_learns_from_all_labels_and_then_the_mixture_divides(encoder: Encoder) -> None:
+def test_warm_up_learns_from_all_labels_and_then_the_mixture_divides(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the mixture calls noisy and nothing spares is learned from as a text only."""
+    monkeypatch.setattr("coral_backend.slm.targets.spared", lambda p_clean, *_: p_clean)
     labels = reviews().llm_labels
     trained = run(encoder, labels, np.arange(48) // 2 % 2, warmup_epochs=6, epochs=2, learning_rate=3e-3)
     stages = [h["stage"] for h in trained.history]
@@ -146,6 +151,20 @@ def test_trusted_labels_are_always_clean_and_missing_ones_never(encoder: Encoder
     assert p_clean[5] == 1.0
     assert np.isnan(p_clean[6])
     assert divide(np.array([0.5, np.nan]), np.zeros(2, dtype=bool), plan)[1] is None
+
+
+def test_a_hard_label_is_learned_from_unless_it_is_likely_wrong() -> None:
+    """The last twelve labels lie in the noisy heap; of six the networks are merely unsure, the other six they contradict surely."""
+    labels = np.arange(60) % 2
+    other = 1 - labels
+    sure = np.where(np.eye(2)[labels] > 0, 0.999, 0.001)
+    sure[48:54] = np.where(np.eye(2)[labels[48:54]] > 0, 0.45, 0.55)
+    sure[54:] = np.where(np.eye(2)[other[54:]] > 0, 0.999, 0.001)
+    p_clean = np.where(np.arange(60) < 48, 1.0, 0.0)
+    nobody = np.zeros(60, dtype=bool)
+    found = spared(p_clean, labels, nobody, np.log(sure), 0.5)
+    np.testing.assert_array_equal(found, np.where(np.arange(60) < 54, 1.0, 0.0))
+    assert np.isnan(spared(np.full(60, np.nan), np.full(60, -1), nobody, np.log(sure), 0.5)).all()
 
 
 def test_no_class_loses_all_its_labels() -> None:

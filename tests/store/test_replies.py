@@ -192,3 +192,13 @@ def test_a_database_is_tidied_while_others_write(store: Store) -> None:
         assert not thread.is_alive()
     store.replies.tidy()
     assert set(store.llm_labels(1)) == {1}
+
+
+def test_tidying_moves_the_log_into_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "coral.sqlite3"
+    store = Store(f"sqlite:///{file}")
+    store.replies.put([reply(i, "x" * 2_000) for i in range(200)])
+    before = file.stat().st_size
+    store.replies.tidy()
+    assert file.stat().st_size > before + 400_000
+    store.close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from xml.etree.ElementTree import Element
 
 from coral_backend.exceptions import LabelConfigError
+from coral_backend.labels import MULTIPLE, write_set
 from coral_backend.labelstudio.control_tags.objects import text_form, text_key
 from coral_backend.labelstudio.control_tags.paths import parts as path_of
 from coral_backend.types import Detail, LabelSpace
@@ -17,6 +19,9 @@ __all__ = ["MARKER_KEY", "MAX_LABELS", "ControlTag", "TagBase", "check_labels", 
 
 MARKER_KEY = "coral"
 """Our own key in a prediction's region: it carries the flag that the review tabs filter on."""
+
+NOTHING_KEY = "coral_says"
+"""Our own key in a region that chooses nothing because nothing was predicted: a set of labels may well be empty."""
 
 MAX_LABELS = 1_000
 """More labels than this fit neither a prompt nor a form."""
@@ -66,6 +71,11 @@ class TagBase(ABC):
     @abstractmethod
     def label(self, value: Mapping[str, Any]) -> str | None:
         """Return the label of a region's ``value``."""
+
+    def labels(self, value: Mapping[str, Any]) -> Sequence[str] | None:
+        """Return the labels of a region's ``value``, where several may be chosen; None when it is foreign."""
+        label = self.label(value)
+        return None if label is None else (label,)
 
     def refusal(self, control: Element) -> str | None:
         """Return why this control cannot be served, or None."""
@@ -120,6 +130,21 @@ class TagBase(ABC):
             nested=nested,
         )
 
+    def several(self, space: LabelSpace, control: Element) -> LabelSpace:
+        """Return the label space of a control of which any number of labels may be chosen.
+
+        Raises
+        ------
+        LabelConfigError
+            If it is on rows of a table.
+        """
+        if space.is_row:
+            raise LabelConfigError(
+                f"Control {space.from_name!r} takes several labels of a row of a table; CORAL serves one label a row. Let one be chosen, "
+                "or label a <Text> of one key."
+            )
+        return replace(space, kind=MULTIPLE, required=is_true(control, "required"))
+
     def to_regions(
         self,
         space: LabelSpace,
@@ -145,7 +170,7 @@ class TagBase(ABC):
         """
         if label is None and marker is None:
             return []
-        if label is not None and space.index(label) < 0:
+        if label is not None and not space.allows(label):
             raise ValueError(f"{label!r} is not a label of {space.from_name!r}; there are {list(space.labels)}.")
         region: dict[str, Any] = {
             "id": "coral",
@@ -158,17 +183,27 @@ class TagBase(ABC):
             region["score"] = score
         if marker is not None:
             region[MARKER_KEY] = marker
+        if label is None and space.kind == MULTIPLE:
+            region[NOTHING_KEY] = "nothing"
         return [region]
 
     def from_result(self, space: LabelSpace, result: Sequence[Any]) -> str | None:
-        """Return the label in a ``result``; other controls, scores and notes in it are passed over."""
-        for region in result:
-            if not isinstance(region, Mapping) or region.get("from_name") != space.from_name:
-                continue
-            value = region.get("value")
-            if isinstance(value, Mapping) and (label := self.label(value)) is not None:
-                return label
-        return None
+        """Return the label in a ``result``; other controls, scores and notes in it are passed over.
+
+        Of a set: Label Studio leaves out the control of which nothing is chosen, so that a form that was submitted so says that no
+        label applies; with ``required="true"`` it cannot be submitted so, and says nothing.
+        """
+        own = [one for one in result if isinstance(one, Mapping) and one.get("from_name") == space.from_name]
+        values = [value for one in own if isinstance(value := one.get("value"), Mapping)]
+        if space.kind != MULTIPLE:
+            return next((label for value in values if (label := self.label(value)) is not None), None)
+        found = [self.labels(value) for value in values]
+        if any(NOTHING_KEY in one for one in own) or any(labels is None for labels in found) or len(values) < len(own):
+            return None
+        chosen = {label for labels in found for label in labels or ()}
+        if not chosen and space.required:
+            return None
+        return write_set(chosen, (*space.labels, *sorted(chosen - set(space.labels))))
 
 
 def vouched(space: LabelSpace, value: Mapping[str, Any], checked: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ __all__ = ["text_form", "text_key"]
 _MEDIA = frozenset({"Image", "Audio", "AudioPlus", "Video", "TimeSeries", "Pdf", "Chat", "ReactCode"})
 _TEMPLATED = frozenset({"Text", "HyperText"})
 _VARIABLE = re.compile(r"\$([^\s$]+)\Z")
-_VARIABLES = re.compile(r"\$(\w+)")
+_KEY = re.compile(r"\w+\Z")
+_VARIABLES = re.compile(r"\$([\w\[\].{}]+)")
+"""What Label Studio's editor takes for a variable: in ``$age. Next`` it looks for the key ``age.``."""
 
 
 def text_key(tag: str, name: str, to_name: str, objects: Mapping[str, Element]) -> str:
@@ -46,7 +48,7 @@ def text_key(tag: str, name: str, to_name: str, objects: Mapping[str, Element]) 
     if variable is None:
         raise LabelConfigError(
             f"<{target.tag} name={to_name!r}> has value={target.get('value')!r}; it must be one key of the task data, for "
-            'example value="$text".'
+            'example value="$text", or a template of several that does not begin with one, for example value="Age: $age, job: $job".'
         )
     return variable[1]
 
@@ -69,4 +71,5 @@ def _columns(target: Element) -> tuple[str, ...]:
     """
     value = target.get("value") or ""
     keys = tuple(dict.fromkeys(_VARIABLES.findall(value)))
-    return keys if target.tag in _TEMPLATED and len(keys) > 1 and not value.startswith("$") else ()
+    plain = target.tag in _TEMPLATED and not value.startswith("$") and all(_KEY.match(key) for key in keys)
+    return keys if plain and len(keys) > 1 else ()

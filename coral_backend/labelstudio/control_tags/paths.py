@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from coral_backend.exceptions import LabelConfigError
 
-__all__ = ["Node", "chosen_path", "joined", "nodes", "parts"]
+__all__ = ["Node", "chosen_path", "chosen_paths", "joined", "nodes", "parts"]
 
 _SEPARATOR = " > "
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -92,10 +92,22 @@ def chosen_path(chosen: Any) -> str | None:
 
     A path beside one that leads on from it adds nothing: Label Studio ticks a node whose only child is ticked.
     """
+    ends = chosen_paths(chosen)
+    return joined(ends[0]) if ends is not None and len(ends) == 1 else None
+
+
+def chosen_paths(chosen: Any, *, whole: bool = False) -> list[tuple[str, ...]] | None:
+    """Return the paths of a region's list, each once; None when it is no such list.
+
+    Parameters
+    ----------
+    whole : bool
+        Return all of them; else a path is left out beside one that leads on from it, see ``chosen_path``.
+    """
     if not isinstance(chosen, list):
         return None
     paths = [tuple([path] if isinstance(path, str) else path) for path in chosen if isinstance(path, str | list)]
     if len(paths) < len(chosen) or not all(path and all(isinstance(step, str) for step in path) for path in paths):
         return None
-    ends = {path for path in paths if not any(len(o) > len(path) and o[: len(path)] == path for o in paths)}
-    return joined(ends.pop()) if len(ends) == 1 else None
+    ends = [p for p in paths if whole or not any(len(o) > len(p) and o[: len(p)] == p for o in paths)]
+    return list(dict.fromkeys(ends))

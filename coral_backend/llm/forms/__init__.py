@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from coral_backend.labels import SINGLE, SPANS
+from coral_backend.labels import MULTIPLE, SINGLE, SPANS
 from coral_backend.llm.forms.base import Asked, Form, Partial
+from coral_backend.llm.forms.multiple import SetOfLabels
 from coral_backend.llm.forms.single import OneLabel
 from coral_backend.llm.forms.spans import Spans
 
 __all__ = ["FORMS", "Asked", "Form", "Partial"]
 
 FORMS: dict[str, Form] = {
+    MULTIPLE: SetOfLabels(),
     SINGLE: OneLabel(),
     SPANS: Spans(),
 }

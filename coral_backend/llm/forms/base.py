@@ -25,6 +25,10 @@ class Asked(Protocol):
     def codes(self) -> Mapping[str, str]:
         """Letter -> label where the answer is to be a letter; else empty."""
 
+    @property
+    def required(self) -> bool:
+        """Whether a set of labels must have at least one."""
+
 
 class Form(Protocol):
     """The seam: how one kind of answer is asked for and read."""

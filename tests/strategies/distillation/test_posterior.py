@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from strategies.distillation.habits import Habits
-from strategies.distillation.posterior import NOISE_RANGE, SUPPORT, bayes, certain, combine, noise_rates
+from strategies.distillation.posterior import NOISE_RANGE, SUPPORT, bayes, certain, combine, noise_rates, refuted
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -144,3 +144,12 @@ def test_a_label_that_was_hardly_ever_given_overrules_nothing() -> None:
     assert (label[:385] == 0).all()
     often = np.where(np.arange(400) < 300, llm, 1)
     assert (combine(often, None, probs, np.zeros(400), NONE)[1][:10] == 1).all()
+
+
+def test_refuted_is_what_is_likely_wrong_and_never_a_persons_label() -> None:
+    truth, llm, _ = corpus(0.15, 1.0)
+    llm[:3] = -1
+    log_probs = np.log(np.where(np.eye(2)[truth] > 0, 0.999, 0.001))
+    trusted = np.arange(400) % 2 == 0
+    found = refuted(log_probs, llm, trusted, np.where(np.arange(400) < 300, 0.1, 0.9), 0.5)
+    np.testing.assert_array_equal(found, (llm >= 0) & (llm != truth) & ~trusted & (np.arange(400) < 300))

@@ -116,7 +116,9 @@ def test_files_that_are_no_strategy(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "../sentiment", "sentiment.yaml", "/etc/passwd", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(TaskStrategyError, match="There are: entities, pairwise, rating, sentiment, tabular, topic"):
+    with pytest.raises(
+        TaskStrategyError, match="There are: entities, multilabel, pairwise, rating, sentiment, tabular, topic"
+    ):
         load(name)
 
 
@@ -127,7 +129,7 @@ def test_a_folder_of_the_users_adds_names(tmp_path: Path) -> None:
     write(tmp_path, title="Reviews")
     (tmp_path / ".hidden.yaml").write_text("[")
     (tmp_path / "notes.txt").write_text("[")
-    assert names(tmp_path) == ["entities", "mine", "pairwise", "rating", "sentiment", "tabular", "topic"]
+    assert names(tmp_path) == ["entities", "mine", "multilabel", "pairwise", "rating", "sentiment", "tabular", "topic"]
     assert load("mine", tmp_path).title == "Reviews"
     assert load("topic", tmp_path) == load("topic")
 
