@@ -235,7 +235,8 @@ def _network(halves: Halves, arrays: dict[str, Any], i: int, n_types: int, encod
 def _plan(config: SLMConfig, n_known: int, width: int) -> TrainingPlan:
     plan = config.plan(n_known, width)
     steps = math.ceil(n_known * (plan.n_folds - 1) / plan.n_folds / plan.batch_size)
-    return replace(plan, passes=max(1, math.ceil(FEWEST_STEPS / steps)))
+    # One epoch more before the first split: most tokens are outside of any span, and that is all that networks learn at first.
+    return replace(plan, passes=max(1, math.ceil(FEWEST_STEPS / steps)), warmup_epochs=plan.warmup_epochs + 1)
 
 
 def _work(n_pieces: int, n_known: int, plan: TrainingPlan) -> int:

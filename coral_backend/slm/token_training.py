@@ -26,8 +26,12 @@ from coral_backend.types import Floats, Ints
 from strategies.distillation.bio import Range, decode, log_prob, mean_loss, spread, targets
 from strategies.distillation.fixmatch import token_cutoff
 from strategies.distillation.gmm_split import Split
+from strategies.distillation.posterior import NOISE_RANGE
 
 logger = logging.getLogger(__name__)
+
+MOST_NOISY = NOISE_RANGE[1]
+"""No more than this share of the given spans is set aside, as the posterior assumes no more of them to be wrong."""
 
 CONTRADICTED = math.log(0.5)
 """A span that nobody marked and to which the network of its fold gives more than this makes its tokens no examples."""
@@ -191,7 +195,7 @@ class TokenEpoch:
         p_clean, split = divide(
             losses, np.array([self.labels.trusted[piece] for piece, _ in flat], dtype=bool), self.plan
         )
-        noisy = np.nan_to_num(p_clean, nan=1.0) <= self.plan.p_threshold
+        noisy = _most(np.nan_to_num(p_clean, nan=1.0) <= self.plan.p_threshold, losses)
         for (piece, one), doubted in zip(flat, noisy, strict=True):
             if doubted:
                 counted[piece] &= ~spread([one], len(counted[piece]))
@@ -225,6 +229,19 @@ class TokenEpoch:
             for row, log_probs in zip(rows, scored, strict=True):
                 found[row] = log_probs.astype(np.float32)  # one a token, class and epoch are kept
         return found
+
+
+def _most(noisy: npt.NDArray[np.bool_], losses: Floats) -> npt.NDArray[np.bool_]:
+    """Return which spans are noisy, of more than ``MOST_NOISY`` those with the largest losses.
+
+    Networks that have learned too little yet see no spans at all: without the spans set aside they would never learn to.
+    """
+    most = int(MOST_NOISY * len(noisy))
+    if int(noisy.sum()) <= most:
+        return noisy
+    chosen = np.zeros(len(noisy), dtype=bool)
+    chosen[np.argsort(-np.where(noisy, losses, -np.inf), kind="stable")[:most]] = True
+    return chosen
 
 
 def _padded(rows: Sequence[npt.NDArray[Any]], mask: Tensor) -> Tensor:

@@ -260,11 +260,6 @@ def test_6_the_form_is_pre_filled_with_the_spans(world: World, browser: Browser)
             page.screenshot(path=str(Path(FOLDER) / f"form-{shown}.png"))
         shown += 1
     assert shown == 2
-    if FOLDER:
-        page.goto(f"{studio.url}/projects/{world.project_id}/data")
-        page.wait_for_selector(".lsf-table-row", timeout=60_000)
-        page.wait_for_timeout(3_000)
-        page.screenshot(path=str(Path(FOLDER) / "tab.png"))
 
 
 def _keep(name: str, text: str) -> None:

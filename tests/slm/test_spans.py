@@ -108,7 +108,7 @@ def test_right_spans_are_seen_and_the_wrong_one_is_doubted(distilled: tuple[Span
     assert found.features.shape == (48, 384)
     assert np.isfinite(found.features).all()
     assert any("1 of 48 texts have no answer" in note for note in found.notes)
-    assert [record["stage"] for record in found.history] == ["warm-up", "training", "training"]
+    assert [record["stage"] for record in found.history] == ["warm-up", "warm-up", "training", "training"]
 
 
 def test_the_model_comes_back_from_its_files_and_reads_new_texts(distilled: tuple[SpansDistilled, Path]) -> None:
