@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from coral_backend import corpus_arrays
 from coral_backend.exceptions import SettingsError
-from coral_backend.labels import SINGLE
+from coral_backend.labels import SINGLE, SPANS
 from coral_backend.llm.base import Annotator, Embed, Question, make_annotator
 from coral_backend.llm.replies import Replies
 from coral_backend.llm.spend import Meter
@@ -94,6 +94,12 @@ def make_strategy(settings: Settings, annotators: Sequence[Annotator], space: La
         If there is no such strategy, or it weighs single labels and the label config asks for more.
     """
     team = Team(len(annotators), settings.votes, space.labels)
+    if space.kind == SPANS and annotators[0].name.startswith("embedded:"):
+        raise SettingsError(
+            f"The embedded annotator compares whole texts with labels and cannot mark spans, as <{space.tag} "
+            f"name={space.from_name!r}> wants. Set OPENAI_BASE_URL or OPENAI_API_KEY for an LLM, or CORAL_ANNOTATOR to "
+            "'recorded' with CORAL_RECORDED_KEY for spans that exist already."
+        )
     if space.kind != SINGLE and settings.annotation != "single":
         raise SettingsError(
             f"CORAL_ANNOTATION is {settings.annotation!r}, which weighs one label a task against others; "

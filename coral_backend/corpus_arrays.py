@@ -258,8 +258,8 @@ def judge(store: Store, project: Project, arrays: Arrays, p_threshold: float) ->
         )
         for i, r in enumerate(rows)
     ]
-    mute = [s for s in store.samples(project.id) if s.problem is not None]
-    return Judged(judged + unreadable(mute, store.human_labels(project.id), len(judged)), routing.slices)
+    problems = [s for s in store.samples(project.id) if s.problem is not None]
+    return Judged(judged + unreadable(problems, store.human_labels(project.id), len(judged)), routing.slices)
 
 
 def calibrated(table: Table) -> Floats:
@@ -289,7 +289,7 @@ def _verdict(decision: Decision, i: int, task_id: int, labels: Sequence[str]) ->
 
 
 def unreadable(samples: Sequence[Sample], human: dict[int, HumanLabel], last: int) -> list[Verdict]:
-    """Return verdicts about samples that no machine can read, behind the `last` rank: their human label, or none."""
+    """Return verdicts on samples without a readable text: a person's label or none, behind the `last` rank."""
     return [
         Verdict(
             task_id=s.task_id,

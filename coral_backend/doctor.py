@@ -399,7 +399,7 @@ def _model(settings: Settings, store: Store, project: Project) -> tuple[Status, 
 
 
 def _language(settings: Settings, store: Store, project: Project) -> tuple[Status, str, str | None]:
-    """Say whether the SLM's encoder knows the letters of the project's texts."""
+    """Say whether the SLM's encoder can read the project's texts."""
     from coral_backend.slm.vocabulary import doubt, share_of
 
     texts = [sample.text for sample in store.samples(project.id) if sample.problem is None]
@@ -409,7 +409,7 @@ def _language(settings: Settings, store: Store, project: Project) -> tuple[Statu
         return Status.SKIP, "There is no text, or no tokenizer on this machine, to tell by.", None
     unread = doubt(share)
     if unread is None:
-        return Status.OK, f"the SLM's encoder knows {share:.0%} of the letters", None
+        return Status.OK, f"the SLM's encoder can read {share:.0%} of the texts", None
     return Status.WARN, *_in_two(unread)
 
 

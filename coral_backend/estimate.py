@@ -17,7 +17,7 @@ import numpy as np
 
 from coral_backend.annotate import Annotation
 from coral_backend.costs import past_spend
-from coral_backend.labels import MULTIPLE, write_set
+from coral_backend.labels import MULTIPLE, SPANS, Span, write_set, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
 from coral_backend.llm.forms import FORMS
@@ -42,6 +42,12 @@ RIGHT = 0.8
 
 USUAL_SET = 3
 """Labels that an answer with a set of them is assumed to name."""
+
+SPAN_EVERY, SPAN_LENGTH = 60, 12
+"""Characters of a text for each span that an answer is assumed to have, and of such a span."""
+
+USUAL_TEXT = 240
+"""Characters of a text whose spans a first answer is assumed to list."""
 
 MOST_WAVES = 50
 GROUP = 5_000
@@ -209,8 +215,7 @@ def _demos(runner: RoundRunner, step: Step, annotation: Annotation) -> tuple[Seq
         if not annotation.annotators[0].is_llm:
             return (), ()
         chosen = runner.first_samples(step)
-        longest = _longest(project.label_space)
-        return chosen, [Demo(sample.text, longest) for sample in chosen]
+        return chosen, [Demo(sample.text, _said(project.label_space, sample.text)) for sample in chosen]
     if current.revision:
         return (), store.round(project.active_round).demos
     return (), choose_demos(store, step.settings, project)
@@ -353,15 +358,24 @@ def _answer_tokens(project: Project, endpoint: Endpoint, past: Spend) -> float:
     if settled > 0 and past.completion_tokens:
         return past.completion_tokens / settled
     space = project.label_space
-    said = FORMS[space.kind].example(Demo("", _longest(space)))
+    text = "x" * USUAL_TEXT if space.kind == SPANS else ""
+    said = FORMS[space.kind].example(Demo(text, _said(space, text)))
     longest = json.dumps({key: value for key, value in said.items() if key != "content"}, ensure_ascii=False)
     return min(endpoint.max_tokens, TokenCounter(endpoint.model).count([{"content": longest}]))
 
 
-def _longest(space: LabelSpace) -> str:
-    """Return the longest that is likely to be said: the longest label, or a set of the ``USUAL_SET`` longest."""
+def _said(space: LabelSpace, text: str) -> str:
+    """Return the longest that is likely to be said of a text.
+
+    That is the longest label, a set of the ``USUAL_SET`` longest, or a span with the longest in every ``SPAN_EVERY`` characters.
+    """
     by_length = sorted(space.labels, key=len, reverse=True)
-    return write_set(by_length[:USUAL_SET], space.labels) if space.kind == MULTIPLE else by_length[0]
+    if space.kind == MULTIPLE:
+        return write_set(by_length[:USUAL_SET], space.labels)
+    if space.kind == SPANS:
+        places = range(0, len(text) - SPAN_LENGTH + 1, SPAN_EVERY)
+        return write_spans([Span(at, at + SPAN_LENGTH, by_length[0]) for at in places])
+    return by_length[0]
 
 
 def _notes(found: Estimate, prices: PriceTable, tallies: Sequence[_Tally], *, guessed: bool) -> Iterator[str]:

@@ -8,11 +8,11 @@ several controls as a JSON object of such strings. None is an abstention; the em
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
-    "MULTIPLE", "SEVERAL", "SINGLE", "SPANS", "Span", "micro_f1", "read_controls", "read_set", "read_spans", "write_controls",
+    "MULTIPLE", "SEVERAL", "SINGLE", "SPANS", "Span", "micro_f1", "read_controls", "read_set", "read_spans", "span_f1", "write_controls",
     "write_set", "write_spans",
 ]  # fmt: skip
 
@@ -93,6 +93,24 @@ def read_spans(written: str | None) -> tuple[Span, ...] | None:
     if not isinstance(found, list) or not all(_is_span(one) for one in found):
         return None
     return tuple(Span(*one) for one in found)
+
+
+def span_f1(found: Iterable[str | None], true: Iterable[str | None], label: str | None = None) -> float | None:
+    """Return the F1 of exact spans over all tasks, both ends and the label right; None where neither side has a span.
+
+    Parameters
+    ----------
+    label : str, optional
+        Only spans with this label.
+
+    >>> span_f1(['[[0, 3, "PER"], [4, 8, "LOC"]]'], ['[[0, 3, "PER"]]'])
+    0.6667
+    """
+    both = one = other = 0
+    for mine, theirs in zip(found, true, strict=True):
+        a, b = ({s for s in read_spans(said) or () if label in (None, s.label)} for said in (mine, theirs))
+        both, one, other = both + len(a & b), one + len(a), other + len(b)
+    return round(2 * both / (one + other), 4) if one + other else None
 
 
 def write_controls(said: Mapping[str, str | None], order: Sequence[str]) -> str:

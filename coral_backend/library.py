@@ -33,7 +33,7 @@ from coral_backend.exceptions import ConflictError, NotFoundError
 from coral_backend.export import Export, Row
 from coral_backend.gold_check import PER_SLICE, GoldCheck, draw_check
 from coral_backend.jobs import client_for
-from coral_backend.labels import SEVERAL, write_controls
+from coral_backend.labels import SEVERAL, SPANS, write_controls, write_spans
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tasks import sample_from_task
 from coral_backend.launch import begin_round, change_round
@@ -477,7 +477,10 @@ class Coral:
 
         if project.control is not None and project.control not in serving.metrics.get("controls", {}):
             return [Prediction(None, None, None, f"nothing was learned of {project.control}")] * len(samples)
-        model = Model.load(model_folder(settings_for(self.settings, project), serving, project.control))
+        folder = model_folder(settings_for(self.settings, project), serving, project.control)
+        if project.label_space.kind == SPANS:
+            return _ask_for_spans(folder, samples)
+        model = Model.load(folder)
         probs, _ = model.predict([sample.text for sample in samples])
         best = probs.argmax(axis=1)
         labels = project.label_space.labels
@@ -490,6 +493,23 @@ class Coral:
         known = {name: one for name, one in said.items() if one.label is not None}
         label = write_controls({name: one.label for name, one in known.items()}, list(said))
         return Prediction(label, min(one.score for one in known.values() if one.score is not None), Source.SLM)
+
+
+def _ask_for_spans(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
+    """Return what the SLM marks in each text; the score is of its least sure span."""
+    from coral_backend.slm.span_engine import Seen, SpanModel
+
+    seen, _ = SpanModel.load(folder).predict([sample.text for sample in samples], [()] * len(samples))
+    of_text: list[list[Seen]] = [[] for _ in samples]
+    for one in seen:
+        if one.decoded:
+            of_text[one.row].append(one)
+    return [
+        Prediction(
+            write_spans([one.span for one in spans]), round(min((one.p for one in spans), default=1.0), 6), Source.SLM
+        )
+        for spans in of_text
+    ]
 
 
 def _flat(found: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

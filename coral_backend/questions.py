@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from coral_backend.demos import QUERIES, Neighbours
+from coral_backend.labels import SPANS
 from coral_backend.llm.base import Embed, Question
 from coral_backend.llm.prompt import CODES, Prompt
 from coral_backend.settings import Settings
@@ -126,7 +127,7 @@ class Questions:
     def _listed(self, samples: Sequence[Sample]) -> list[tuple[str, ...] | None]:
         """Return the labels that each sample's prompt lists; None for all of them."""
         labels, most = self._space.labels, self._most_listed()
-        if not self._is_llm or len(labels) <= most:
+        if not self._is_llm or len(labels) <= most or self._space.kind == SPANS:  # a text may have spans of any label
             return [None] * len(samples)
         likeness = self._embed([s.text or " " for s in samples]) @ self._vectors().T
         near = self._neighbours.find(samples, LISTED_BY_NEIGHBOURS) if self._neighbours else [None] * len(samples)

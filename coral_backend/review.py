@@ -13,7 +13,7 @@ from typing import Any
 
 from coral_backend.controls import human_label_of, verdict_of
 from coral_backend.exceptions import LabelStudioError
-from coral_backend.labels import MULTIPLE, SEVERAL, read_set, write_controls, write_set
+from coral_backend.labels import MULTIPLE, SEVERAL, SPANS, read_set, write_controls, write_set
 from coral_backend.labelstudio import columns, control_columns, hint
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.instruction import add_instruction
@@ -78,7 +78,7 @@ def show(
     """
     ask_again(store, project, verdicts)
     values = control_columns.fields(project.label_space, verdicts, hint=hint.is_shown(project.label_config))
-    looks = _look_values(project.label_space, store.second_looks(project.id))
+    looks = _look_values(store, project)
     wanted = {**values, columns.SECOND_LOOK: looks, columns.SLICE: slices or {}}
     written = columns.write(client, project.id, wanted, keep=_taken(project), told=told)
     tabs = _assert_tabs(store, client, project, version)
@@ -212,10 +212,15 @@ def _close_answered(store: Store, project: Project) -> list[SecondLook]:
     return answered
 
 
-def _look_values(space: LabelSpace, looks: Iterable[SecondLook]) -> dict[int, columns.Value]:
+def _look_values(store: Store, project: Project) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
+    space, looks = project.label_space, store.second_looks(project.id)
+    # Spans that differ may well have the same labels: only with their words can they be told apart.
+    tasks = {look.task_id for look in looks} if space.kind == SPANS else set()
+    texts = {sample.task_id: sample.text for sample in store.samples(project.id, tasks)} if tasks else {}
     for look in looks:  # by task and time: a question that stands is the last one
-        theirs, ours = space.shown(look.label), space.shown(look.machine_label)
+        text = texts.get(look.task_id, "")
+        theirs, ours = space.shown(look.label, text), space.shown(look.machine_label, text)
         said = columns.unmarked(f"Person: {theirs} · {columns.ASKED} {ours}")
         asked = (f"{said} ({columns.MARKS[0]})", f"{100 * look.score:.0f} %")
         found[look.task_id] = "" if look.looked_at is not None else asked

@@ -42,7 +42,8 @@ from coral_backend.exceptions import (
 )
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
-from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, micro_f1
+from coral_backend.kinds import features_of as features_of_kind
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, SPANS, micro_f1, span_f1
 from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
 from coral_backend.labelstudio.control_tags import ALL, parse_config, space_hash
 from coral_backend.labelstudio.predictions import prediction_rows
@@ -102,8 +103,10 @@ class Step:
 
 
 def settings_for(settings: Settings, project: Project) -> Settings:
-    """Return the process's settings with the project's own options on top."""
-    return settings.with_options(project.options)
+    """Return the process's settings with the project's own options on top; of spans, examples are retrieved unless another way is set."""
+    # Spans have no classes to take examples from in turn.
+    usual = {"demonstration": "retrieval"} if project.label_space.kind == SPANS else {}
+    return settings.with_options({**usual, **project.options})
 
 
 def settings_of(settings: Settings, project: Project, current: Round) -> Settings:
@@ -331,8 +334,8 @@ class RoundRunner:
         embed, views = lazy_embed(step.settings), self._views(step)
         meter = meter_for(self.store, step.settings, step.project, step.round)
         asks_more = (view.settings for _, view in views if view.settings.annotation != "single")
-        asked_as = with_room(next(asks_more, step.settings), step.project.label_space)
-        team = make_team(asked_as, embed, self.store.replies, meter)
+        leading = with_room(next(asks_more, step.settings), step.project.label_space)
+        team = make_team(leading, embed, self.store.replies, meter)
         return [Part(runner, view, runner._draft(view, team, embed)) for runner, view in views]
 
     def _views(self, step: Step) -> list[tuple[RoundRunner, Step]]:
@@ -739,10 +742,8 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
     folder, width = model_folder(settings, serving, project.control), verified.features.shape[1]
 
     def features_of(texts: Sequence[str]) -> Floats:
-        from coral_backend.slm.engine import Model  # torch, only where it is needed
-
         try:
-            return Model.load(folder).predict(texts)[1]
+            return features_of_kind(project.label_space, folder, texts)
         except ModelFileError as error:  # the round trains a new one; without this it would never get there
             logger.warning("project %d: new texts are shown any examples, not the nearest: %s", project.id, error)
             return np.zeros((len(texts), width), dtype=np.float32)
@@ -792,15 +793,26 @@ def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dic
             "n": len(checked),
             "llm": _share([said == llm for said, llm, _ in checked]),
             "slm": _share([said == slm for said, _, slm in checked]),
-            **(_f1(checked) if space.kind == MULTIPLE else {}),
+            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
+            **(_span_f1(project, checked) if project.label_space.kind == SPANS else {}),
         },
     }
 
 
-def _f1(checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, float | None]:
-    """Return the micro-F1 of the LLM's and the SLM's sets against people's, of ``(person's, LLM's, SLM's)``."""
-    people, llm, slm = ([one[place] for one in checked] for place in range(3))
+def _f1(checked: Sequence[tuple[str, str | None, str | None]]) -> dict[str, float | None]:
+    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
+    people, llm, slm = ([row[place] for row in checked] for place in range(3))
     return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
+
+
+def _span_f1(project: Project, checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, Any]:
+    """Return the F1 of the LLM's and the SLM's exact spans against people's, over all labels and of each."""
+    people = [label for label, *_ in checked]
+    said = {"llm": [llm for _, llm, _ in checked], "slm": [slm for *_, slm in checked]}
+    whole = {f"{who}_f1": span_f1(spans, people) for who, spans in said.items()}
+    labels = project.label_space.labels
+    each = {label: {who: span_f1(spans, people, label) for who, spans in said.items()} for label in labels}
+    return {**whole, "by_label": each} if checked else whole
 
 
 def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:

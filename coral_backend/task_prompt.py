@@ -7,24 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coral_backend.exceptions import SettingsError
-from coral_backend.labels import MULTIPLE
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.llm.prompt import Prompt
 from coral_backend.settings import Settings
 from coral_backend.types import Demo, LabelSpace, Project
 from strategies.tasks import TaskStrategy, TaskStrategyError, choose, load, names
 
 __all__ = [
-    "PARTS",
-    "family_of",
-    "label_space_of",
-    "named_strategy",
-    "prompt_for",
-    "strategy_for",
-    "task_names",
-    "with_room",
-]
+    "PARTS", "family_of", "label_space_of", "named_strategy", "prompt_for", "strategy_for", "task_names", "with_room",
+]  # fmt: skip
 
-ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256}
+ANSWER_TOKENS: Mapping[str, int] = {MULTIPLE: 256, SPANS: 1_024}
 """Longest answer asked for where it is more than one label, unless another length is set."""
 
 PARTS: Mapping[str, str] = {
@@ -136,8 +129,7 @@ def label_space_of(settings: Settings, project: Project) -> LabelSpace:
 def with_room(settings: Settings, space: LabelSpace) -> Settings:
     """Return the settings with room for the answers of a label space, where no length is set: a set is longer than a label."""
     usual = Settings.model_fields["llm_max_tokens"].default
-    kinds = [control.kind for control in space.controls] or [space.kind]
-    longest = max(ANSWER_TOKENS.get(kind, usual) for kind in kinds)
+    longest = max(ANSWER_TOKENS.get(one.kind, usual) for one in space.controls or (space,))
     return settings if settings.llm_max_tokens != usual else settings.model_copy(update={"llm_max_tokens": longest})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -84,8 +85,9 @@ class LabelSpace:
     parts : tuple of (str, str)
         Title and key of each text, where a sample's text is several; empty where it is the one under `text_key`.
     forms : mapping of str to tuple of str
-        By key, how a value that is no plain text is read: ``("html",)``, ``("dialogue", name key, text key)``, ``("row",)`` for an
-        object of columns, or ``("row", key, key ...)`` for columns that are keys of the task.
+        By key, how a value is read that is not simply a text: ``("html",)``, ``("dialogue", name key, text key)``, ``("exact",)`` for a
+        text whose characters must stand where Label Studio counts them, ``("row",)`` for an object of columns, or ``("row", key,
+        key ...)`` for columns that are keys of the task.
     nested : bool
         Whether labels are paths, as ``control_tags/paths.py`` writes them.
     kind : str
@@ -166,12 +168,16 @@ class LabelSpace:
         return said in self.labels
 
     def shown(self, said: str, text: str = "") -> str:
-        """Return what people read of `said`: the labels, and of spans also the words, where `text` is given."""
+        """Return what people read of `said`: the labels, of spans how many of each, or with their words where `text` is given."""
         if self.kind == MULTIPLE:
             return ", ".join(read_set(said) or ()) or NOTHING
         if self.kind == SPANS:
             spans = read_spans(said) or ()
-            return "; ".join(f"{s.label}: {text[s.start : s.end]}" if text else s.label for s in spans) or NOTHING
+            if text:
+                return "; ".join(f"{s.label}: {text[s.start : s.end]}" for s in spans) or NOTHING
+            counts = Counter(span.label for span in spans)
+            counted = [(f"{label} × {counts[label]}" if counts[label] > 1 else label) for label in sorted(counts)]
+            return ", ".join(counted) or NOTHING
         if self.kind == SEVERAL:
             by_control = read_controls(said) or {}
             told = {
@@ -301,7 +307,7 @@ class Answer:
     raw : str
         The answer as it came.
     reason : str or None
-        Why there is no label; None when there is one.
+        Why there is no label, or why not all of the answer was taken; None when all is well.
     confidence : float or None
         The annotator's own confidence in [0, 1]; None when unknown. Not calibrated.
     annotator : str
@@ -514,6 +520,8 @@ class Detail:
         The SLM's out-of-sample probability of `slm_label`, in [0, 1].
     p_clean, prediction_score, loss : float or None
         As for a ``Verdict``; the last two of a control only.
+    words : str
+        The words of a span; empty of other parts.
     """
 
     name: str
@@ -527,6 +535,7 @@ class Detail:
     p_clean: float | None = None
     prediction_score: float | None = None
     loss: float | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import pytest
 from coral_backend import catch_up, rounds, unanswered
 from coral_backend.annotate import make_strategy, make_team
 from coral_backend.exceptions import EndpointError, ModelFileError, SettingsError
-from coral_backend.labels import MULTIPLE
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.task_prompt import ANSWER_TOKENS, with_room
 from coral_backend.types import Floats, LabelSpace, Project, Round, RoundStatus, Sample, Stage
 from coral_backend.unanswered import Unanswered
 from strategies.review.verdict import decide
@@ -525,3 +526,18 @@ def test_an_unknown_strategy_is_named_with_those_that_exist() -> None:
         SettingsError, match=r"CORAL_ANNOTATION is 'votes'.*chain, single, small_first, two_candidates, vote"
     ):
         make_strategy(settings, team, SPACE)
+
+
+def test_spans_have_settings_and_annotators_of_their_own() -> None:
+    space = LabelSpace("Labels", "names", "text", "text", ("PER",), kind=SPANS)
+    plain, own = Settings.load({}), Project(1, "Names", "<View/>", "hash", space)
+    settings = rounds.settings_for(plain, own)
+    assert settings.demonstration == "retrieval"
+    assert with_room(settings, space).llm_max_tokens == ANSWER_TOKENS[SPANS] > plain.llm_max_tokens
+    asked = replace(own, options={"demonstration": "distilled_selection"})
+    assert with_room(Settings.load({}, llm_max_tokens=300), space).llm_max_tokens == 300
+    assert rounds.settings_for(plain, asked).demonstration == "distilled_selection"
+    assert with_room(plain, SPACE).llm_max_tokens == plain.llm_max_tokens
+    team = make_team(plain.model_copy(update={"annotator": "embedded"}), lambda texts: np.zeros((len(texts), 2)))
+    with pytest.raises(SettingsError, match=r"embedded annotator compares whole texts .* cannot mark spans"):
+        make_strategy(plain, team, space)

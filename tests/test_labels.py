@@ -12,6 +12,7 @@ from coral_backend.labels import (
     read_controls,
     read_set,
     read_spans,
+    span_f1,
     write_controls,
     write_set,
     write_spans,
@@ -96,3 +97,12 @@ def test_a_label_space_comes_back_from_json(space: LabelSpace) -> None:
 
 def test_a_label_space_of_before_has_the_same_json() -> None:
     assert set(MOOD.to_json()) == {"tag", "from_name", "to_name", "text_key", "labels", "definitions"}
+
+
+def test_spans_are_compared_exactly_over_all_tasks_and_by_label() -> None:
+    found = ['[[0, 3, "PER"], [9, 12, "LOC"]]', "[]", None]
+    true = ['[[0, 3, "PER"], [9, 13, "LOC"]]', "[]", '[[0, 1, "PER"]]']
+    assert span_f1(found, true) == 0.4
+    assert span_f1(found, true, "PER") == 0.6667
+    assert span_f1(found, true, "LOC") == 0.0
+    assert span_f1(["[]"], [None]) is None

@@ -45,7 +45,7 @@ def test_a_strategy_is_named_or_given_as_a_file(folder: Path) -> None:
     assert strategy_for(settings("ours", folder), project()).name == "ours"
     assert strategy_for(settings(str(folder / "ours.yaml")), project()).name == "ours"
     with pytest.raises(
-        SettingsError, match=r"CORAL_TASK is 'ours': There is no task strategy 'ours'. There are: multilabel, "
+        SettingsError, match=r"CORAL_TASK is 'ours': There is no task strategy 'ours'. There are: entities, "
     ):
         strategy_for(settings("ours"), project())
 

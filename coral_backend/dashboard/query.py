@@ -112,7 +112,8 @@ class Asked:
         }
         plain = {name: self.given.get(name) for name in ("contains", "flag", "human", "agree", "wrong")}
         bounds = {name: _share(self.given, name) for name in ("at_least", "at_most")}
-        return browse.Filters(**plain, **label, **bounds, task_ids=task_ids, parts=parts, sets=sets)  # type: ignore[arg-type]
+        more: dict[str, Any] = {"task_ids": task_ids, "parts": parts, "sets": sets}
+        return browse.Filters(**plain, **label, **bounds, **more)  # type: ignore[arg-type]
 
     def link(self, **changes: Any) -> dict[str, Any]:
         """Return the parameters of a link that differs in `changes`; None takes one away. A change begins at page 1."""

@@ -19,6 +19,7 @@ from coral_backend import export as exporting
 from coral_backend.backend import connect_project
 from coral_backend.dashboard import actions, by_control, charts, configuration, projection, safety, words
 from coral_backend.dashboard.example import example, first_known
+from coral_backend.dashboard.marks import marked
 from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
 from coral_backend.dashboard.query import LABELLED, NO_LABEL, Asked
@@ -196,7 +197,7 @@ def samples(project_id: int) -> str:
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[*by_control.choices(project), (NO_LABEL, NO_LABEL)], sorts=browse.SORTS, tab="samples",
-        shown=project.label_space.shown,
+        shown=project.label_space.shown, marked=marked,
     )  # fmt: skip
 
 
@@ -329,8 +330,7 @@ def quality(project_id: int) -> str:
         space = control or project.label_space
         labels = space.labels
         facts = current.metrics if control is None else current.metrics.get("controls", {}).get(control.from_name, {})
-        one_label = (control or project.label_space).kind == SINGLE
-        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if one_label else ()
+        pairs = (("llm", "slm"), ("llm", "human"), ("slm", "human")) if space.kind == SINGLE else ()
         view |= {
             "loss": charts.loss_histogram(scores, facts.get("gmm") or {}),
             "confidence": charts.confidence_histogram(scores),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from coral_backend.export.table import PARTS, SET, Row, kind_of, meaning
+from coral_backend.export.table import PARTS, SET, Row, kind_of, meaning_of
 from coral_backend.types import Detail, LabelSpace, Project
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _write_card(
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         "dataset_info": {"features": features},
     }
-    lines = [f"- `{name}`: {meaning(name)}" for name in kinds]
+    lines = [f"- `{name}`: {meaning_of(name)}" for name in kinds]
     told = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
     text = "\n".join([
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
@@ -144,7 +144,7 @@ def _schema(names: Sequence[str], space: LabelSpace) -> pa.Schema:
     part = pa.struct([pa.field(name, types[of]) for name, of in _PART.items()])
     types |= {SET: pa.list_(pa.string()), PARTS: pa.list_(part)}
     return pa.schema([
-        pa.field(name, types[kind_of(name, space)], metadata={"description": meaning(name)}) for name in names
+        pa.field(name, types[kind_of(name, space)], metadata={"description": meaning_of(name)}) for name in names
     ])  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from coral_backend.exceptions import InputError
 from coral_backend.export.escape import Tally, in_excel
-from coral_backend.export.table import Cell, Row, meaning
+from coral_backend.export.table import Cell, Row, meaning_of
 from coral_backend.store import Store
 from coral_backend.types import Flag, Project
 
@@ -105,4 +105,4 @@ def _summary(facts: Sequence[tuple[str, Cell]], tally: Tally, names: Sequence[st
     yield ()
     yield ("Column", "meaning")
     for name in names:
-        yield (name, meaning(name))
+        yield (name, meaning_of(name))

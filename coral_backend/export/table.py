@@ -14,7 +14,7 @@ from coral_backend.types import NOTHING, Answer, Detail, Flag, HumanLabel, Label
 
 __all__ = [
     "DETAILS", "KINDS", "MEANINGS", "PARTS", "SAID", "SET", "Cell", "Row", "columns", "flat_columns", "flattened", "kind_of",
-    "meaning", "rows",
+    "meaning_of", "rows",
 ]  # fmt: skip
 
 Cell: TypeAlias = str | int | float | list[Any] | None
@@ -85,8 +85,7 @@ def columns(store: Store, project_id: int) -> list[str]:
     space = store.project(project_id).label_space
     asked = [f"llm_label_r{number}" for number in store.llm_rounds(project_id)]
     own = [f"{control.from_name}.{column}" for control in space.controls for column in OF_A_CONTROL]
-    parts = [DETAILS] if _has_parts(space) else []
-    return [*names[:place], *asked, *names[place:end], *own, *names[end:], *parts]
+    return [*names[:place], *asked, *names[place:end], *own, *names[end:], *([DETAILS] if _has_parts(space) else [])]
 
 
 def _has_parts(space: LabelSpace) -> bool:
@@ -94,29 +93,38 @@ def _has_parts(space: LabelSpace) -> bool:
     return space.kind not in (SINGLE, SEVERAL)
 
 
-def kind_of(name: str, space: LabelSpace) -> type | str:
-    """Return what the values of a column are: a type, or ``SET`` or ``PARTS``."""
-    if name == DETAILS:
-        return PARTS
-    if space.kind == MULTIPLE and (name in SAID or name.startswith("llm_label_r")):
-        return SET
-    if name.startswith(HAS):
-        return int
-    return KINDS.get(name) or KINDS.get(name.rpartition(".")[2] if "." in name else "", str)
-
-
-def meaning(name: str) -> str:
-    """Return what a column says."""
+def meaning_of(name: str) -> str:
+    """Return what the column `name` says."""
+    if name in MEANINGS:
+        return MEANINGS[name]
     if name == DETAILS:
         return "What was decided about each part of the task: its name, label, score, flag, and what LLM and SLM say of it."
     if name.startswith(HAS):
         return f"Whether label has {name.removeprefix(HAS)!r}: 1 or 0."
-    if name in MEANINGS:
-        return MEANINGS[name]
     control, _, column = name.rpartition(".")
     if control and column in OF_A_CONTROL:
         return f"Of the control {control}: {MEANINGS[column][0].lower()}{MEANINGS[column][1:]}"
     return f"The annotator's label of round {name.removeprefix('llm_label_r')}."
+
+
+def kind_of(name: str, space: LabelSpace | None = None) -> type | str:
+    """Return what the values in the column `name` are: a type, or where `space` says so ``SET`` or ``PARTS``."""
+    if name == DETAILS:
+        return PARTS
+    if name.startswith(HAS):
+        return int
+    control, _, column = name.rpartition(".")
+    if space is not None and (said := _said_in(name, space)) is not None and said.kind == MULTIPLE:
+        return SET
+    return KINDS.get(name) or KINDS.get(column if control else "", str)
+
+
+def _said_in(name: str, space: LabelSpace) -> LabelSpace | None:
+    """Return the control whose labels stand in a column; None for columns of other things."""
+    if not space.controls:
+        return space if name in SAID or name.startswith("llm_label_r") else None
+    control, _, column = name.rpartition(".")
+    return next((one for one in space.controls if one.from_name == control and column in SAID), None)
 
 
 def flat_columns(names: Sequence[str], space: LabelSpace) -> list[str]:
@@ -240,6 +248,31 @@ def _row(
     }
 
 
+def _typed(space: LabelSpace, row: Row) -> Row:
+    """Return a row in which a set is a list."""
+    if all(one.kind != MULTIPLE for one in (space, *space.controls)):
+        return row
+    return {name: _list(value) if kind_of(name, space) == SET else value for name, value in row.items()}
+
+
+def _list(said: Cell) -> Cell:
+    chosen = read_set(said) if isinstance(said, str) else None
+    return None if chosen is None else list(chosen)
+
+
+def _parts(verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Return the details of a verdict as plain values."""
+    found = []
+    for one in verdict.details if verdict else ():
+        values = {f.name: getattr(one, f.name) for f in fields(Detail)}
+        found.append({name: _plain(value) for name, value in values.items()})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else str(value) if isinstance(value, Flag | Source) else value
+
+
 def _of_controls(
     project: Project, verdict: Verdict | None, answer: Answer | None, human: HumanLabel | None
 ) -> dict[str, Cell]:
@@ -274,31 +307,6 @@ def _joined_final(project: Project, own: Mapping[str, Cell]) -> tuple[str | None
     sources = {own[f"{name}.source"] for name in said}
     source = next((one for one in (Source.HUMAN, Source.SLM, Source.LLM) if str(one) in sources), None)
     return write_controls(said, order) if said else None, min(scores, default=None), source
-
-
-def _typed(space: LabelSpace, row: Row) -> Row:
-    """Return a row in which a set is a list."""
-    if space.kind != MULTIPLE:
-        return row
-    return {name: _list(value) if kind_of(name, space) == SET else value for name, value in row.items()}
-
-
-def _list(said: Cell) -> Cell:
-    chosen = read_set(said) if isinstance(said, str) else None
-    return None if chosen is None else list(chosen)
-
-
-def _parts(verdict: Verdict | None) -> list[dict[str, Any]]:
-    """Return the details of a verdict as plain values."""
-    found = []
-    for one in verdict.details if verdict else ():
-        values = {f.name: getattr(one, f.name) for f in fields(Detail)}
-        found.append({name: _plain(value) for name, value in values.items()})
-    return found
-
-
-def _plain(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else str(value) if isinstance(value, Flag | Source) else value
 
 
 def _final(

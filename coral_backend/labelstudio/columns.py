@@ -75,6 +75,9 @@ REQUEST_SECONDS, CELL_SECONDS = 0.08, 0.0003
 MOST_NAMED = 5
 """Doubtful parts of a task that its hint names."""
 
+LONGEST_WORDS = 40
+"""Of a span in the hint, in characters."""
+
 Value = str | tuple[str, ...]
 """``(template, part, ...)`` is a text whose marks are filled in one after the other: few parts make many values."""
 Fields = Mapping[str, Mapping[int, Value]]
@@ -134,7 +137,7 @@ def fields(
         found[P_CLEAN][task] = _two_decimals(verdict.p_clean)
         found[RANK][task] = f"{verdict.rank:06d}"  # "Label Tasks As Displayed" sorts as text, whatever the tab says
         found[FLAG][task] = str(verdict.flag)
-        lines[task] = hint_line(verdict) if hint else ""
+        lines[task] = (_hint_of_parts(verdict) if _has_spans(verdict) else hint_line(verdict)) if hint else ""
     return found | {HINT: lines}
 
 
@@ -299,29 +302,45 @@ def hint_line(verdict: Verdict) -> Value:
     return " · ".join(shown), *(percent for *_, percent in candidates)
 
 
+def _given(loss: float | None) -> float | None:
+    """Return the SLM's probability of the label that has this loss, in nats."""
+    return None if loss is None else math.exp(-loss)
+
+
+def _has_spans(verdict: Verdict) -> bool:
+    return any(part.words for part in verdict.details)
+
+
 def _hint_of_parts(verdict: Verdict) -> str:
     """Return the doubtful parts of a task as Markdown, the least sure first, each with the probability that it applies."""
     doubtful = [one for one in verdict.details if one.flag is not Flag.CLEAN]
     if verdict.flag is Flag.CLEAN or not doubtful:
         return ""
     doubtful.sort(key=lambda one: (one.score is not None, one.score))
-    told = [f"{plain(one.name)} {_percent(_of_yes(one))}" for one in doubtful[:MOST_NAMED]]
+    told = [f"{_named(one)} {_percent(_of_yes(one))}" for one in doubtful[:MOST_NAMED]]
     more = f" · and {len(doubtful) - MOST_NAMED} more" if len(doubtful) > MOST_NAMED else ""
     return f"**Doubtful:** {' · '.join(told)}{more}"
 
 
+def _named(part: Detail) -> str:
+    """Return what people call a part: a label, or of a span its label and its words."""
+    if not part.words:
+        return plain(part.name)
+    words = (
+        part.words if len(part.words) <= LONGEST_WORDS else f"{part.words[: LONGEST_WORDS - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
+    missing = "missing? " if part.llm_label is None else ""
+    return f"{missing}{plain(part.llm_label or part.label or part.slm_label or '?')} “{plain(words)}”"
+
+
 def _of_yes(part: Detail) -> float | None:
-    """Return the probability that a label applies to the task, whatever the verdict on it is."""
-    return 1.0 - part.score if part.label == "no" and part.score is not None else part.score
+    """Return the probability that a label applies to the task or span, whatever the verdict on it is."""
+    denied = part.label == "no" or (part.words and part.label is None)
+    return 1.0 - part.score if denied and part.score is not None else part.score
 
 
 def _shown(said: str | None, space: LabelSpace | None) -> str:
     return "" if said is None else said if space is None else space.shown(said)
-
-
-def _given(loss: float | None) -> float | None:
-    """Return the SLM's probability of the label that has this loss, in nats."""
-    return None if loss is None else math.exp(-loss)
 
 
 def _percent(score: float | None) -> str:

@@ -29,7 +29,7 @@ def _row(space: LabelSpace, version: str, verdict: Verdict, marker: str | None) 
     score = verdict.prediction_score if label is not None else None
     if space.kind == SEVERAL:
         return verdict.task_id, _regions(space, version, verdict, marker), score, version
-    return verdict.task_id, to_regions(space, label, score, marker=marker), score, version
+    return verdict.task_id, to_regions(space, label, score, marker=marker, details=verdict.details), score, version
 
 
 def _regions(space: LabelSpace, version: str, verdict: Verdict, marker: str | None) -> list[dict[str, Any]]:

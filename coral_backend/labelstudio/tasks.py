@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coral_backend.exceptions import InputError
-from coral_backend.labels import MULTIPLE, write_controls
+from coral_backend.labels import MULTIPLE, SPANS, write_controls
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.rows import row_of
 from coral_backend.labelstudio.slices import slice_of
@@ -92,22 +92,24 @@ def human_label_from_annotation(space: LabelSpace, annotation: Mapping[str, Any]
 
 
 def _recorded(space: LabelSpace, value: object) -> str | None:
-    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them; a set may be a JSON list."""
+    """Return labels that exist already as a text; of several controls as ``labels.py`` writes them.
+
+    A set and spans may stand in a task as the JSON lists that they are.
+    """
     if space.kind == MULTIPLE and isinstance(value, list):
         return plain(json.dumps(value, ensure_ascii=False))
     if not space.controls:
-        return plain(value)
+        listed = space.kind == SPANS and isinstance(value, list)
+        return plain(json.dumps(value, ensure_ascii=False) if listed else value)
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return plain(value)  # the annotator says that it is none of the labels
-    names = [control.from_name for control in space.controls]
-    return (
-        write_controls({one.from_name: _recorded(one, value.get(one.from_name)) for one in space.controls}, names)
-        if isinstance(value, Mapping)
-        else None
-    )
+    if not isinstance(value, Mapping):
+        return None
+    said = {control.from_name: _recorded(control, value.get(control.from_name)) for control in space.controls}
+    return write_controls(said, list(said))
 
 
 def _task_id(task: Mapping[str, Any]) -> int:

@@ -10,7 +10,10 @@ from typing import Any
 
 from coral_backend.types import LabelSpace
 
-__all__ = ["clean", "kind", "listed_keys", "plain", "text_of"]
+__all__ = ["EXACT", "clean", "kind", "listed_keys", "plain", "text_of"]
+
+EXACT = "exact"
+"""How a text is read in which spans are marked: every character stays where it is, blanks at the beginning too."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -60,7 +63,12 @@ def plain(value: object) -> str | None:
 
 def clean(text: str) -> str:
     """Return `text` without characters that no database, JSON parser or tokenizer agrees on."""
-    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text)).strip()
+    return _in_place(text).strip()
+
+
+def _in_place(text: str) -> str:
+    """Return `text` with one character for each that nobody agrees on, so that offsets stay."""
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text))
 
 
 def kind(value: object) -> str:
@@ -85,13 +93,15 @@ def _text_under(key: str, data: Mapping[str, Any], form: tuple[str, ...]) -> tup
     value = data[key]
     if form and form[0] == "dialogue":
         text, wanted = _dialogue(value, *form[1:]), f"a list of objects with {form[2]!r}"
+    elif form == (EXACT,):
+        text, wanted = _in_place(value) if isinstance(value, str) else None, "a text"
     else:
         text, wanted = plain(value), "a text"
     if text is None:
         return "", f"{key!r} is {kind(value)}; it must be {wanted}"
     if form == ("html",):
         text = _shown(text)
-    return (text, None) if text else ("", f"{key!r} is empty")
+    return (text, None) if text.strip() else ("", f"{key!r} is empty")
 
 
 def _dialogue(value: object, name_key: str, text_key: str) -> str | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coral_backend.labels import MULTIPLE, SINGLE
-from coral_backend.llm.forms import FORMS, Form
+from coral_backend.llm.forms import FORMS, Form, Partial
 from coral_backend.llm.parse import read_sureness
 from coral_backend.types import Demo, LabelSpace
 from strategies.tasks import TaskStrategy
@@ -247,6 +247,11 @@ class Prompt:
     def read(self, answer: str, text: str = "") -> tuple[str | None, str | None]:
         """Return what an answer says about `text`, and None; or None and the reason why it says nothing."""
         return self.form.read(answer, self, self.clean(text))
+
+    def rest(self, answer: str, text: str = "") -> tuple[str | None, str | None]:
+        """Return what can be kept of an answer that could not be read even the second time, and the reason for what cannot."""
+        form = self.form
+        return form.rest(answer, self, self.clean(text)) if isinstance(form, Partial) else self.read(answer, text)
 
     def sureness(self, answer: str) -> float | None:
         """Return how sure the model says it is, in [0, 1]; None where it was not asked or did not say."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from coral_backend.controls import said_of
-from coral_backend.labels import MULTIPLE
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.llm.base import OnAnswer, Question, abstained
 from coral_backend.llm.forms.multiple import recorded_set
+from coral_backend.llm.forms.spans import recorded_spans
 from coral_backend.llm.parse import match_label, plain
+from coral_backend.llm.prompt import Prompt
 from coral_backend.types import Answer
 
 
@@ -28,15 +30,19 @@ class RecordedAnnotator:
         """Hand over the recorded label of each sample; an empty or unknown one is an abstention with its reason."""
         for question in questions:
             check()
-            sample, prompt, control = question.sample, question.prompt, question.control
+            sample, control = question.sample, question.control
             recorded = sample.recorded if control is None else said_of(sample.recorded, control)
-            on_answer(sample, abstained(sample, self.name) or self._read(recorded, prompt.labels, prompt.kind))
+            on_answer(sample, abstained(sample, self.name) or self._read(recorded, question.prompt, sample.text))
 
-    def _read(self, recorded: str | None, labels: Sequence[str], kind: str) -> Answer:
+    def _read(self, recorded: str | None, prompt: Prompt, text: str) -> Answer:
+        labels = prompt.labels
         raw = plain(recorded or "")
         if not raw:
             return Answer(None, reason=f"{self._key!r} holds no label for this task.", annotator=self.name)
-        if kind == MULTIPLE:
+        if prompt.kind == SPANS:
+            spans, fault = recorded_spans(recorded or "", labels, text)
+            return Answer(spans, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
+        if prompt.kind == MULTIPLE:
             said, fault = recorded_set(recorded or "", labels)
             return Answer(said, raw=raw, reason=fault and f"{fault[:1].upper()}{fault[1:]}.", annotator=self.name)
         label = match_label(recorded or "", labels)

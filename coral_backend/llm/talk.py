@@ -86,6 +86,9 @@ class Talk:
             except ItemFailedError as failure:
                 return replace(answer, reason=f"{answer.reason} Asked again: {failure}.")
         repaired = self.read(item.question, second)
+        if repaired.label is None and not second.unusable:
+            label, reason = item.question.prompt.rest(second.text, item.question.sample.text)
+            repaired = replace(repaired, label=label, reason=reason and sentence(self._client.safe(reason)))
         return replace(repaired, raw=f"{answer.raw}\n{repaired.raw}")
 
     async def _paid(self, item: Item, key: str, messages: Messages, budget: Budget, entry: Entry) -> Completion:

@@ -235,7 +235,7 @@ class Encoder:
         return [list(ids) or [self.pad_id] for ids in encoded]
 
     def readable_share(self, texts: Sequence[str]) -> float:
-        """Return the share of letters that the tokenizer knows; see ``vocabulary.readable_share``. 1 where it cannot tell."""
+        """Return the share of texts that the tokenizer can read; see ``vocabulary.readable_share``. 1 where it cannot tell."""
         fast = getattr(self.tokenizer, "backend_tokenizer", None)  # its limits are set anew by each use
         return 1.0 if fast is None else readable_share(unlimited(fast), texts)
 

@@ -6,7 +6,7 @@ Ten thousand tasks, some with texts of megabytes, must not be read to show fifty
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -92,6 +92,8 @@ class Line:
         At most ``EXCERPT`` characters; `length` says how many there are.
     source : str or None
         Who gave `label`: ``human``, ``llm`` or ``slm``.
+    details : list of dict or None
+        What was decided about the parts of a task that has some, as ``Detail``.
     """
 
     task_id: int
@@ -107,6 +109,7 @@ class Line:
     human_label: str | None
     label: str | None
     source: str | None
+    details: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ class Columns:
             "human_label": self.human,
             "label": self.label,
             "source": self.said_by,
+            "details": v.details,
         }
 
     def all(self) -> list[Any]:
@@ -274,8 +278,9 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has if wanted.sets else _has_part if wanted.parts else _is
-    parts += [says(column, value) for column, value in asked if value is not None]
+    says = _has_part if wanted.parts else _has if wanted.sets else _is_label
+    none = _has_none if wanted.sets else _is_none
+    parts += [none(column) if value == "" else says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -296,32 +301,38 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     return and_(*parts)
 
 
-def _is(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
-    return column.is_(None) if label == "" else column == label
+def _is_none(column: Any) -> ColumnElement[bool]:
+    none: ColumnElement[bool] = column.is_(None)
+    return none
 
 
-def _has_part(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
+def _has_none(column: Any) -> ColumnElement[bool]:
+    return or_(column.is_(None), column == "[]")
+
+
+def _is_label(column: Any, value: str) -> ColumnElement[bool]:
+    same: ColumnElement[bool] = column == value
+    return same
+
+
+def _has(column: Any, label: str) -> ColumnElement[bool]:
+    """Say that a set, as ``labels.write_set`` writes it, has a label.
+
+    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels quotes are
+    escaped. Not LIKE, for the reason of ``_has_part``.
+    """
+    name = json.dumps(label, ensure_ascii=False)
+    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
+
+
+def _has_part(column: Any, value: str) -> ColumnElement[bool]:
     """Say that the JSON object `column` has the one member of the object `value`, which is written alike.
 
     Not LIKE, which in SQLite takes large letters for small ones. Inside a text of the JSON every quote has a backslash in front, so
     that no text is taken for the member.
     """
-    if value == "":
-        return column.is_(None)
     has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
     return has
-
-
-def _has(column: ColumnElement[Any], label: str) -> ColumnElement[bool]:
-    """Say that a set, as ``labels.write_set`` writes it, has a label; the empty text asks for sets without any, and for none.
-
-    Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels
-    quotes are escaped. ``replace`` tells letters large and small apart on every database; LIKE does not.
-    """
-    if label == "":
-        return or_(column.is_(None), column == "[]")
-    name = json.dumps(label, ensure_ascii=False)
-    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
 
 
 def _literal(words: str) -> str:

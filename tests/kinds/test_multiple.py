@@ -12,6 +12,7 @@ import pytest
 from coral_backend import review
 from coral_backend.demos import Verified, choose_demos
 from coral_backend.kinds import Work, kind_of
+from coral_backend.kinds.base import Judged
 from coral_backend.kinds.multiple import ALL_UP_TO, SetOfLabels, tabulate
 from coral_backend.labels import read_set, write_set
 from coral_backend.labelstudio import columns
@@ -36,20 +37,14 @@ def work(store: Store, tmp_path: Path) -> Work:
     return Work(store, store.project(1), Settings.load({}, model_dir=tmp_path), tmp_path)
 
 
-def judged(work: Work) -> list[Verdict]:
-    found = SetOfLabels().judge(work)
-    assert found is not None
-    return found.verdicts
-
-
-def by_task(verdicts: Sequence[Verdict] | None) -> dict[int, Verdict]:
-    assert verdicts is not None
-    return {one.task_id: one for one in verdicts}
+def by_task(judged: Judged | Sequence[Verdict] | None) -> dict[int, Verdict]:
+    assert judged is not None
+    return {one.task_id: one for one in (judged.verdicts if isinstance(judged, Judged) else judged)}
 
 
 def test_each_label_has_a_verdict_and_the_task_has_theirs(work: Work) -> None:
     assert isinstance(kind_of(work.project.label_space), SetOfLabels)
-    found = by_task(judged(work))
+    found = by_task(SetOfLabels().judge(work))
     first = found[1]
     assert (first.label, first.llm_label, first.slm_label) == ('["sports"]',) * 3
     assert (first.flag, first.source) == (Flag.CLEAN, Source.LLM)
@@ -72,7 +67,7 @@ def test_each_label_has_a_verdict_and_the_task_has_theirs(work: Work) -> None:
 
 
 def test_people_are_certain_also_of_the_empty_set(work: Work) -> None:
-    found = by_task(judged(work))
+    found = by_task(SetOfLabels().judge(work))
     for task_id, labels in sets.PEOPLE.items():
         one = found[task_id]
         assert (one.label, one.source, one.flag, one.score) == (sets.said(labels), Source.HUMAN, Flag.CLEAN, 1.0)
@@ -104,7 +99,7 @@ def test_of_many_labels_those_are_kept_that_anybody_names_or_that_are_doubtful(s
     probs = np.full((1, len(labels)), 0.01)
     probs[0, [3, 7, 9]] = 0.95, 0.8, 0.4
     sets.put_arrays(tmp_path, probs)
-    [one] = judged(Work(store, made, Settings.load({}, model_dir=tmp_path), tmp_path))
+    [one] = by_task(SetOfLabels().judge(Work(store, made, Settings.load({}, model_dir=tmp_path), tmp_path))).values()
     assert {"l3", "l7"} <= {part.name for part in one.details} < set(labels)
 
 
@@ -134,7 +129,7 @@ def test_tasks_that_come_later_are_judged_beside_the_others(work: Work, monkeypa
     assert len(found) == 7
     assert found[9].llm_label == '["sports", "a, b"]'
     assert {one.name: one.flag for one in found[9].details}["a, b"] is Flag.INCONSISTENT
-    again = by_task(judged(work))
+    again = by_task(SetOfLabels().judge(work))
     assert again[9] == found[9]
 
 

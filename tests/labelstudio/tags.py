@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coral_backend.labels import write_set
+from coral_backend.labels import Span, write_set, write_spans
 from coral_backend.labelstudio.control_tags.paths import joined
 
 TEXT = '<Text name="text" value="$text"/>'
@@ -29,19 +29,19 @@ class Case:
     tag: str = "Choices"
     labels: tuple[str, ...] = ()
     """Of a control where several may be chosen; `values` are then of sets of them."""
+    spans: dict[str, list[dict[str, Any]]] | None = None
+    """Of a control that marks spans: what can be said -> the ``value`` of each region; `values` are then of one label each."""
 
     @property
     def said(self) -> tuple[str, ...]:
         """Things that can be said of the task, as ``labels.py`` writes them."""
-        return tuple(self.values)
+        return tuple(self.values if self.spans is None else self.spans)
 
-    def result(self, label: str) -> list[dict[str, Any]]:
-        """Return what a form sends when `label` is chosen in it: of an empty set nothing."""
-        value = self.values[label]
-        if not value:
-            return []
-        region = {"from_name": "label", "to_name": self.to_name, "type": self.tag.lower(), "value": value}
-        return [{"id": "person", "origin": "manual", **region}]
+    def result(self, said: str) -> list[dict[str, Any]]:
+        """Return what a form sends when that is said in it: of an empty set nothing."""
+        values = [self.values[said]] if self.spans is None else self.spans[said]
+        base = {"from_name": "label", "to_name": self.to_name, "type": self.tag.lower(), "origin": "manual"}
+        return [{"id": f"person{i}", **base, "value": value} for i, value in enumerate(values) if value]
 
 
 def _view(inside: str, target: str = TEXT) -> str:
@@ -65,6 +65,14 @@ _LEAF_LABELS = ("Animal > Cat", "Animal > a \\> b", "flora > Oak", "Stone")
 _ALL = [["Animal"], *_LEAVES[:2], ["flora"], *_LEAVES[2:]]
 _ALL_LABELS = ("Animal", *_LEAF_LABELS[:2], "flora", *_LEAF_LABELS[2:])
 _DATA, _SAID = {"text": "a text"}, "a text"
+
+BEFORE_SPANS = " \t\r\n\n \x07\U0001f44d\U0001f3fd cafe\u0301 <b"
+"""Eighteen characters that move offsets where something is stripped, folded, joined or counted in UTF-16."""
+
+
+def _spans(*spans: tuple[int, int, str]) -> str:
+    return write_spans([Span(*span) for span in spans])
+
 
 CASES = (
     Case("choices", _view(_TWO), _AB, _DATA, _SAID),
@@ -140,6 +148,26 @@ CASES = (
         text="Left:\n> first\n> Right:\n> > second\n\nRight:\n> other",
         to_name="label",
         tag="Pairwise",
+    ),
+    Case(
+        "labels",
+        _view(
+            '<Labels name="label" toName="text"><Label value="person" alias="PER" hint="a name"/><Label value="LOC"/></Labels>'
+        ),
+        {label: {"start": 0, "end": 1, "labels": [label]} for label in ("PER", "LOC")},
+        data={"text": BEFORE_SPANS + "Bob in Rome"},
+        text=BEFORE_SPANS.replace("\x07", " ") + "Bob in Rome",
+        tag="Labels",
+        spans={
+            "[]": [],
+            _spans((18, 21, "PER")): [{"start": 18, "end": 21, "text": "Bob", "labels": ["PER"]}],
+            _spans((18, 21, "PER"), (18, 29, "LOC"), (25, 29, "LOC")): [
+                {"start": 25, "end": 29, "text": "not what is there", "labels": ["LOC"]},
+                {"start": 18, "end": 29, "labels": ["LOC"]},
+                {"start": 18, "end": 21, "text": "Bob", "labels": ["PER"]},
+            ],
+            _spans((25, 29, "PER"), (25, 29, "LOC")): [{"start": 25, "end": 29, "labels": ["PER", "LOC"]}],
+        },
     ),
     Case(
         "choices on a page",

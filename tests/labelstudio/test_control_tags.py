@@ -65,7 +65,10 @@ def test_of_several_controls_the_first_served_one_counts_and_the_others_are_name
         ("no xml at all", "not well-formed"),
         ("<View/>", "no control; found <View>"),
         ('<View><Text name="t" value="$t"/></View>', "no control; found <Text>, <View>"),
-        ('<View><Text name="t" value="$t"/><Labels name="n" toName="t"><Label value="P"/></Labels></View>', "<Labels"),
+        (
+            '<View><Text name="t" value="$t"/><Relations><Relation value="r"/></Relations><TextArea name="n" toName="t"/></View>',
+            "<TextArea",
+        ),
         (config(attributes='choice="some"'), 'choice="some"'),
         (config(choices="", attributes='value="$options"'), "come from the tasks"),
         (config(attributes='perRegion="true"'), "belongs to regions"),
@@ -108,7 +111,7 @@ def test_entities_are_refused(head: str) -> None:
 def test_the_message_tells_what_is_served() -> None:
     with pytest.raises(
         LabelConfigError,
-        match=r"<Number name='r'>: not served. CORAL serves <Choices>, <Pairwise>, <Rating>, <Taxonomy>",
+        match=r"<Number name='r'>: not served. CORAL serves <Choices>, <Labels>, <Pairwise>, <Rating>, <Taxonomy>",
     ):
         parse_config('<View><Text name="t" value="$t"/><Number name="r" toName="t"/></View>')
 

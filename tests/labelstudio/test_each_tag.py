@@ -9,7 +9,7 @@ import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
 from coral_backend.exceptions import LabelConfigError
-from coral_backend.labels import MULTIPLE
+from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.labelstudio.control_tags import (
     CONTROL_TAGS,
     config_hash,
@@ -21,12 +21,17 @@ from coral_backend.labelstudio.control_tags import (
 from coral_backend.labelstudio.control_tags.paths import joined, parts
 from coral_backend.labelstudio.predictions import prediction_row
 from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
-from coral_backend.types import Flag, LabelSpace, Source, Verdict
+from coral_backend.types import Detail, Flag, LabelSpace, Source, Verdict
 from strategies.tasks import choose
 from tests.label_studio_fixture import LabelStudioUnderTest
 from tests.labelstudio.tags import CASES, TEXT, TREE, Case
 
 each = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+def nothing(space: LabelSpace) -> str | None:
+    """Return what a form says in which nothing was chosen: of spans that there are none."""
+    return "[]" if space.kind == SPANS else None
 
 
 def verdict(task_id: int, label: str | None) -> Verdict:
@@ -56,7 +61,7 @@ def test_predictions_are_what_label_studio_accepts(case: Case) -> None:
         prediction = {"result": result, "score": score, "model_version": version}
         assert interface.validate_prediction(prediction, return_errors=True) == []  # type: ignore[no-untyped-call]
         assert result[0]["coral"] == "coral:coral-r1:noisy"
-        assert from_result(space, result) == label
+        assert from_result(space, result) == (label or nothing(space))
     assert to_regions(space, None, None) == []
 
 
@@ -65,6 +70,8 @@ def test_what_a_form_sends_is_read(case: Case) -> None:
     space = parse_config(case.xml)
     for label in case.said:
         assert from_result(space, case.result(label)) == label
+        if case.spans is not None:
+            continue
         written = to_regions(space, label, 0.5)[0]["value"]
         assert {key: written[key] for key in case.values[label]} == case.values[label], (
             "the form shows what it would send"
@@ -88,7 +95,7 @@ def test_a_real_label_studio_takes_it_and_gives_it_back(case: Case, label_studio
     )
     assert (pushed.created, pushed.dropped) == (len(said), ())
     stored = {row["task"]: row["result"] for row in client.predictions(project, "coral-r1")}
-    assert [from_result(space, stored[task]) for task in ids] == said
+    assert [from_result(space, stored[task]) for task in ids] == [one or nothing(space) for one in said]
 
     for task, label in zip(ids, case.said, strict=False):
         body = {"result": case.result(label), "lead_time": 1.0}
@@ -98,6 +105,7 @@ def test_a_real_label_studio_takes_it_and_gives_it_back(case: Case, label_studio
         for row in client.annotated_tasks(project)
     }
     assert found == dict(zip(ids, case.said, strict=False))
+    assert all(row["data"] == case.data for row in client.annotated_tasks(project)), "no character was moved"
 
 
 # --- paths -------------------------------------------------------------------------------------------------------------
@@ -221,6 +229,7 @@ def test_only_a_side_is_a_label(selected: object) -> None:
 
 TAXONOMY = '<Taxonomy name="t" toName="text" {}>' + TREE + "</Taxonomy>"
 DEEP = '<Choice value="x">' * 200 + "</Choice>" * 200
+LABELS = '<Labels {}><Label value="a"/></Labels>'
 PAIR = '<Text name="a" value="$a"/><Text name="b" value="$b"/><Pairwise name="p" toName="{}"/>'
 
 
@@ -250,6 +259,12 @@ PAIR = '<Text name="a" value="$a"/><Text name="b" value="$b"/><Pairwise name="p"
         (PAIR.replace('name="p"', 'name="selected"').format("a,b"), "give it another"),
         (f'<Choices name="choices" toName="text" allowNested="true">{TREE}</Choices>', "give it another"),
         (f'<Choices name="c" toName="text">{TREE}</Choices>', 'add allowNested="true"'),
+        (LABELS.format('name="labels" toName="text"'), "give it another"),
+        (LABELS.format('toName="text"'), "no name"),
+        (LABELS.format('name="l" toName="text" value="$labels"'), "come from the tasks"),
+        (LABELS.format('name="l" toName="h"') + '<HyperText name="h" value="$h"/>', "spans of a <HyperText>; CORAL serves spans of a <Text>"),
+        (LABELS.format('name="l" toName="p"') + '<Paragraphs name="p" value="$p"/>', "spans of a <Paragraphs>"),
+        ('<Labels name="l" toName="text"></Labels>', "0 label(s)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused_with_the_reason(control: str, says: str) -> None:
@@ -268,3 +283,65 @@ def test_the_hash_of_a_plain_config_is_what_it_was_before_there_were_others() ->
         "definitions",
     }
     assert len({config_hash(case.xml) for case in CASES}) == len(CASES)
+
+
+# --- spans -------------------------------------------------------------------------------------------------------------
+
+SPANS_CONFIG = next(case for case in CASES if case.name == "labels").xml
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"start": 3, "end": 3, "labels": ["PER"]}, "[]"),
+        ({"start": 4, "end": 3, "labels": ["PER"]}, "[]"),
+        ({"start": -1, "end": 3, "labels": ["PER"]}, "[]"),
+        ({"start": 1.5, "end": 3, "labels": ["PER"]}, "[]"),
+        ({"start": True, "end": 3, "labels": ["PER"]}, "[]"),
+        ({"start": 1, "end": float("nan"), "labels": ["PER"]}, "[]"),
+        ({"start": 1, "end": float("inf"), "labels": ["PER"]}, "[]"),
+        ({"start": 1, "end": 3, "labels": "PER"}, "[]"),
+        ({"start": 1, "end": 3, "labels": [3]}, "[]"),
+        ({"start": 1, "end": 3}, "[]"),
+        ({"start": "1", "end": "3", "labels": ["PER"]}, '[[1, 3, "PER"]]'),
+        ({"start": 1.0, "end": 3.0, "labels": ["PER"]}, '[[1, 3, "PER"]]'),
+        ({"start": 1, "end": 900, "labels": ["gone"]}, '[[1, 900, "gone"]]'),
+        (None, "[]"),
+    ],
+)
+def test_a_region_that_is_no_place_is_passed_over(value: object, said: str) -> None:
+    space = parse_config(SPANS_CONFIG)
+    relation = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"}
+    assert from_result(space, [relation, {"from_name": "other"}, {"from_name": "label", "value": value}]) == said
+
+
+def test_each_span_has_its_words_and_its_own_score() -> None:
+    space = parse_config(SPANS_CONFIG)
+    details = (
+        Detail("0:3", "PER", 0.75, Flag.CLEAN, words="Bob"),
+        Detail("4:8", "LOC", 0.5, Flag.NOISY, llm_label="PER", slm_label="LOC", slm_score=0.5, words="Rome"),
+        Detail("9:12", None, 0.875, Flag.NOISY, llm_label="PER", words="and"),
+    )
+    said = '[[0, 3, "PER"], [4, 8, "PER"], [9, 12, "PER"]]'
+    regions = to_regions(space, said, 0.5, marker="m", details=details)
+    assert [(r["value"]["text"], r["score"]) for r in regions] == [("Bob", 0.75), ("Rome", 0.5), ("and", 0.125)]
+    assert [r.get("coral") for r in regions] == ["m", None, None]
+    assert len({r["id"] for r in regions}) == 3
+
+
+def test_spans_with_labels_that_are_gone_are_no_prediction() -> None:
+    space = parse_config(SPANS_CONFIG)
+    with pytest.raises(ValueError, match="no spans of 'label'"):
+        to_regions(space, '[[0, 3, "ORG"]]', None)
+    assert from_result(space, prediction_row(space, "coral-r1", verdict(1, '[[0, 3, "ORG"]]'))[1]) == "[]"
+
+
+def test_spans_and_a_class_of_one_text_are_two_controls_of_a_text_that_is_kept_as_it_stands() -> None:
+    both = (
+        '<View><Text name="text" value="$text"/><Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices>'
+        '<Labels name="names" toName="text"><Label value="PER"/></Labels></View>'
+    )
+    space = parse_config(both)
+    assert [(control.from_name, control.kind) for control in space.controls] == [("mood", "single"), ("names", SPANS)]
+    sample = sample_from_task(space, {"id": 1, "data": {"text": "  Bob \n"}}, recorded_key=None, max_chars=1000)
+    assert sample.text == "  Bob \n", "no blank is stripped: offsets would move"

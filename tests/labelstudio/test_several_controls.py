@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
-from coral_backend.controls import joined_verdict
+from coral_backend.controls import joined_verdict, verdict_of
 from coral_backend.exceptions import LabelConfigError
-from coral_backend.labels import SEVERAL, SINGLE, read_controls, write_controls
+from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, read_controls, write_controls
 from coral_backend.labelstudio import columns, control_columns
 from coral_backend.labelstudio.control_tags import config_hash, from_result, parse_config
 from coral_backend.labelstudio.predictions import prediction_row, prediction_rows
 from coral_backend.labelstudio.tasks import human_label_from_annotation
-from coral_backend.types import Flag, LabelSpace, Source, Verdict
+from coral_backend.types import Detail, Flag, LabelSpace, Source, Verdict
 
 TEXT = '<Text name="text" value="$text"/>'
 MOOD = '<Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices>'
@@ -206,3 +206,31 @@ def test_the_least_sure_control_speaks_for_the_task() -> None:
         1.5,
     )
     assert [detail.name for detail in joined.details] == list(ORDER)
+
+
+# --- other kinds of answers among several ------------------------------------------------------------------------------
+
+TAGS = '<Choices name="tags" toName="text" choice="multiple"><Choice value="x"/><Choice value="y"/><Choice value="z"/></Choices>'
+
+
+def test_a_set_beside_one_label_keeps_its_parts() -> None:
+    xml = f"<View>{TEXT}{MOOD}{TAGS}</View>"
+    space, interface = parse_config(xml), LabelInterface(xml)
+    assert [control.kind for control in space.controls] == [SINGLE, MULTIPLE]
+    order = ("mood", "tags")
+    inner = (
+        Detail("x", "yes", 0.9, Flag.CLEAN, Source.LLM),
+        Detail("y", "no", 0.6, Flag.NOISY, Source.SLM, "yes", "no", 0.6),
+    )
+    parts = {"mood": part("bad", 0.8), "tags": part('["x", "y"]', 0.6, Flag.NOISY, slm_label='["x"]', details=inner)}
+    joined = joined_verdict(parts, order)
+    assert [detail.name for detail in joined.details] == ["mood", "tags", "tags/x", "tags/y"]
+    assert verdict_of(joined, space.controls[1]).details == inner
+    for verdict in (joined, joined_verdict({**parts, "tags": part("[]", 0.9)}, order)):
+        _, result, score, version = prediction_row(space, "coral-r1", verdict)
+        prediction = {"result": result, "score": score, "model_version": version}
+        assert interface.validate_prediction(prediction, return_errors=True) == []  # type: ignore[no-untyped-call]
+        assert from_result(space, result) == verdict.prediction_label
+    shown = control_columns.fields(space, [joined], hint=True)
+    assert (shown["coral_llm_tags"][1], shown["coral_doubt"][1]) == ("x, y", "tags")
+    assert prediction_rows(space, "coral-r1", [joined])[0][3] == "coral-r1-slm"

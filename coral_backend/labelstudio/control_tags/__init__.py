@@ -17,10 +17,12 @@ from coral_backend.exceptions import LabelConfigError
 from coral_backend.labels import SEVERAL, write_controls
 from coral_backend.labelstudio.control_tags.base import ControlTag
 from coral_backend.labelstudio.control_tags.choices import ChoicesTag
+from coral_backend.labelstudio.control_tags.labels import LabelsTag
 from coral_backend.labelstudio.control_tags.pairwise import PairwiseTag
 from coral_backend.labelstudio.control_tags.rating import RatingTag
 from coral_backend.labelstudio.control_tags.taxonomy import TaxonomyTag
-from coral_backend.types import LabelSpace
+from coral_backend.labelstudio.texts import EXACT
+from coral_backend.types import Detail, LabelSpace
 
 __all__ = [
     "ALL",
@@ -46,6 +48,7 @@ CONTROL_TAGS: dict[str, ControlTag] = {
     tag.tag: tag
     for tag in (
         ChoicesTag(),
+        LabelsTag(),
         PairwiseTag(),
         RatingTag(),
         TaxonomyTag(),
@@ -87,7 +90,11 @@ def parse_config(xml: str, controls: str = ALL) -> LabelSpace:
     if refused:
         told = ", ".join(f"<{space.tag} name={space.from_name!r}>" for space in served)
         logger.warning("label config: serving %s; not %s", told, "; ".join(refused[:10]))
-    return served[0] if len(served) == 1 else replace(served[0], kind=SEVERAL, controls=tuple(served))
+    if len(served) == 1:
+        return served[0]
+    # Spans need a text in which every character stays where it is; the other controls do not mind.
+    forms = {key: form for space in served for key, form in space.forms.items()}
+    return replace(served[0], kind=SEVERAL, controls=tuple(served), forms=forms)
 
 
 def config_hash(xml: str, controls: str = ALL) -> str:
@@ -110,7 +117,12 @@ def space_hash(space: LabelSpace) -> str:
 
 
 def to_regions(
-    space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None
+    space: LabelSpace,
+    label: str | None,
+    score: float | None,
+    *,
+    marker: str | None = None,
+    details: Sequence[Detail] = (),
 ) -> list[dict[str, Any]]:
     """Return the ``result`` of a prediction of `label`, of one control.
 
@@ -122,13 +134,15 @@ def to_regions(
         Confidence in `label`, in [0, 1].
     marker : str or None
         ``tabs.flag_token(version, flag)``: what the review tabs find the task by.
+    details : sequence of Detail
+        Of the verdict: spans have scores and words of their own.
 
     Raises
     ------
     ValueError
         If `label` is not in `space`.
     """
-    return CONTROL_TAGS[space.tag].to_regions(space, label, score, marker=marker)
+    return CONTROL_TAGS[space.tag].to_regions(space, label, score, marker=marker, details=details)
 
 
 def from_result(space: LabelSpace, result: Any) -> str | None:
@@ -192,6 +206,11 @@ def _conditional(root: Element) -> set[Element]:
     }
 
 
+def _forms(space: LabelSpace) -> dict[str, tuple[str, ...]]:
+    """Return how texts are read, but for ``EXACT``: that is read as any text."""
+    return {key: form for key, form in space.forms.items() if form != (EXACT,)}
+
+
 def _beside(served: list[LabelSpace], control: Element, objects: Mapping[str, Element]) -> str | None:
     """Add a control to those that are served, or return why it cannot be served beside them.
 
@@ -208,10 +227,10 @@ def _beside(served: list[LabelSpace], control: Element, objects: Mapping[str, El
         if not served:
             raise
         return str(error).rstrip(".")
-    if served and (served[0].text_keys, served[0].parts, served[0].forms) != (
+    if served and (served[0].text_keys, served[0].parts, _forms(served[0])) != (
         space.text_keys,
         space.parts,
-        space.forms,
+        _forms(space),
     ):
         own, theirs = (" and ".join(f"${key}" for key in one.text_keys) for one in (space, served[0]))
         return f"it labels {own}, and {served[0].from_name!r} labels {theirs}; CORAL serves controls of one text"

@@ -13,7 +13,7 @@ from coral_backend.exceptions import LabelConfigError
 from coral_backend.labels import MULTIPLE, write_set
 from coral_backend.labelstudio.control_tags.objects import text_form, text_key
 from coral_backend.labelstudio.control_tags.paths import parts as path_of
-from coral_backend.types import LabelSpace
+from coral_backend.types import Detail, LabelSpace
 
 __all__ = ["MARKER_KEY", "MAX_LABELS", "ControlTag", "TagBase", "check_labels", "vouched"]
 
@@ -45,9 +45,15 @@ class ControlTag(Protocol):
         """Return what can be said with `control`; `objects` are the config's object tags by name."""
 
     def to_regions(
-        self, space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None
+        self,
+        space: LabelSpace,
+        label: str | None,
+        score: float | None,
+        *,
+        marker: str | None = None,
+        details: Sequence[Detail] = (),
     ) -> list[dict[str, Any]]:
-        """Return the ``result`` of a prediction."""
+        """Return the ``result`` of a prediction; `details` of the verdict give regions scores of their own."""
 
     def from_result(self, space: LabelSpace, result: Sequence[Any]) -> str | None:
         """Return the label in an annotation's or prediction's ``result``, or None."""
@@ -140,7 +146,13 @@ class TagBase(ABC):
         return replace(space, kind=MULTIPLE, required=is_true(control, "required"))
 
     def to_regions(
-        self, space: LabelSpace, label: str | None, score: float | None, *, marker: str | None = None
+        self,
+        space: LabelSpace,
+        label: str | None,
+        score: float | None,
+        *,
+        marker: str | None = None,
+        details: Sequence[Detail] = (),  # noqa: ARG002 - others need them
     ) -> list[dict[str, Any]]:
         """Return the ``result`` of a prediction; without a label it is empty, or carries only the marker.
 
@@ -216,16 +228,16 @@ def is_true(element: Element, attribute: str) -> bool:
     return element.get(attribute, "false").lower() == "true"
 
 
-def check_labels(name: str, labels: Sequence[str]) -> None:
+def check_labels(name: str, labels: Sequence[str], *, fewest: int = 2) -> None:
     """Refuse lists of labels that nobody could choose from.
 
     Raises
     ------
     LabelConfigError
-        For fewer than two labels, too many, empty ones, and ones that look the same.
+        For fewer labels than `fewest`, too many, empty ones, and ones that look the same.
     """
-    if len(labels) < 2:
-        raise LabelConfigError(f"Control {name!r} has {len(labels)} label(s); at least 2 are needed.")
+    if len(labels) < fewest:
+        raise LabelConfigError(f"Control {name!r} has {len(labels)} label(s); at least {fewest} are needed.")
     if len(labels) > MAX_LABELS:
         raise LabelConfigError(f"Control {name!r} has {len(labels)} labels; at most {MAX_LABELS} are served.")
     seen: dict[str, str] = {}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from coral_backend.types import Demo
 
-__all__ = ["Asked", "Form"]
+__all__ = ["Asked", "Form", "Partial"]
 
 
 class Asked(Protocol):
@@ -53,3 +53,11 @@ class Form(Protocol):
 
     def example(self, demo: Demo) -> dict[str, Any]:
         """Return a demonstration as the JSON object of its line, or what an answer to it would be."""
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """A form whose answers have parts that stand by themselves."""
+
+    def rest(self, answer: str, asked: Asked, text: str) -> tuple[str | None, str | None]:
+        """Return what is left of an answer whose second wording could not be read whole either, and why not all of it is."""

@@ -116,7 +116,9 @@ def test_files_that_are_no_strategy(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "../sentiment", "sentiment.yaml", "/etc/passwd", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(TaskStrategyError, match="There are: multilabel, pairwise, rating, sentiment, tabular, topic"):
+    with pytest.raises(
+        TaskStrategyError, match="There are: entities, multilabel, pairwise, rating, sentiment, tabular, topic"
+    ):
         load(name)
 
 
@@ -127,7 +129,7 @@ def test_a_folder_of_the_users_adds_names(tmp_path: Path) -> None:
     write(tmp_path, title="Reviews")
     (tmp_path / ".hidden.yaml").write_text("[")
     (tmp_path / "notes.txt").write_text("[")
-    assert names(tmp_path) == ["mine", "multilabel", "pairwise", "rating", "sentiment", "tabular", "topic"]
+    assert names(tmp_path) == ["entities", "mine", "multilabel", "pairwise", "rating", "sentiment", "tabular", "topic"]
     assert load("mine", tmp_path).title == "Reviews"
     assert load("topic", tmp_path) == load("topic")
 
@@ -250,7 +252,7 @@ def test_a_bomb_of_references_does_not_go_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_shipped_strategies_have_no_mistakes(name: str) -> None:
-    assert mistakes(FOLDER / f"{name}.yaml", {"Choices", "Pairwise", "Rating", "Taxonomy"}) == []
+    assert mistakes(FOLDER / f"{name}.yaml", {"Choices", "Labels", "Pairwise", "Rating", "Taxonomy"}) == []
 
 
 # --- columns -----------------------------------------------------------------------------------------------------------
