@@ -137,7 +137,7 @@ def fields(
         found[P_CLEAN][task] = _two_decimals(verdict.p_clean)
         found[RANK][task] = f"{verdict.rank:06d}"  # "Label Tasks As Displayed" sorts as text, whatever the tab says
         found[FLAG][task] = str(verdict.flag)
-        lines[task] = (_hint_of_parts(verdict) if _has_spans(verdict) else hint_line(verdict)) if hint else ""
+        lines[task] = hint_line(verdict) if hint else ""
     return found | {HINT: lines}
 
 
@@ -305,10 +305,6 @@ def hint_line(verdict: Verdict) -> Value:
 def _given(loss: float | None) -> float | None:
     """Return the SLM's probability of the label that has this loss, in nats."""
     return None if loss is None else math.exp(-loss)
-
-
-def _has_spans(verdict: Verdict) -> bool:
-    return any(part.words for part in verdict.details)
 
 
 def _hint_of_parts(verdict: Verdict) -> str:

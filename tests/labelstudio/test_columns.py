@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from coral_backend.exceptions import LabelStudioError
+from coral_backend.labels import SPANS
 from coral_backend.labelstudio import columns
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.columns import MARKS, Value, fields, write
 from coral_backend.labelstudio.hint import LINE
-from coral_backend.types import Flag, Source, Verdict
+from coral_backend.types import Detail, Flag, LabelSpace, Source, Verdict
 from tests.label_studio_fixture import CONFIG, LabelStudioUnderTest
 from tests.stand_ins import FakeLabelStudio
 
@@ -153,3 +154,19 @@ def test_half_of_the_columns_can_be_new(label_studio: LabelStudioUnderTest) -> N
     write(client, project, {columns.HINT: {task: "**LLM:** a"}}, unseen=True)
     assert client.request("GET", f"api/tasks/{task}/")["data"] == {"text": "text", columns.HINT: "**LLM:** a"}
     client.import_tasks(project, [{"data": {"text": "without the key"}}])
+
+
+def test_the_hint_names_doubtful_spans_by_their_words_the_least_sure_first() -> None:
+
+    details = (
+        Detail("0:3", "PER", 0.95, Flag.CLEAN, llm_label="PER", words="Bob"),
+        Detail("4:8", "LOC", 0.41, Flag.NOISY, llm_label="LOC", words="Rome"),
+        Detail("9:13", None, 0.7, Flag.NOISY, slm_label="LOC", words="*Oslo*"),
+    )
+    verdict = Verdict(
+        7, '[[4, 8, "LOC"]]', 0.41, Source.LLM, Flag.NOISY, 1, llm_label='[[4, 8, "LOC"]]', details=details
+    )
+    space = LabelSpace("Labels", "names", "text", "text", ("PER", "LOC"), kind=SPANS)
+    found = fields([verdict], space=space, hint=True)
+    assert found["coral_hint"][7] == "**Doubtful:** LOC “Rome” 41 % · missing? LOC “\\*Oslo\\*” 30 %"
+    assert found["coral_llm"][7] == "LOC", "few different values: each one is a request"
