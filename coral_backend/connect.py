@@ -21,9 +21,9 @@ from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPE
 from coral_backend.labelstudio.control_tags import parse_config
 from coral_backend.labelstudio.hint import is_shown, with_hint, without_hint
 from coral_backend.probe import Finding, probe
-from coral_backend.rounds import refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Project
 
 __all__ = ["Connection", "connect", "parse_options", "reach", "secrets_place", "their_project"]

@@ -25,9 +25,10 @@ from coral_backend.llm.prices import PriceTable, host_of
 from coral_backend.llm.spend import total
 from coral_backend.llm.tokens import TokenCounter
 from coral_backend.questions import Questions
-from coral_backend.rounds import Part, RoundRunner, Step, choose_demos, refresh_project, settings_of, sync_samples
+from coral_backend.rounds import Part, RoundRunner, Step, choose_demos, settings_of
 from coral_backend.settings import Settings
 from coral_backend.store import Lease, Store
+from coral_backend.sync import refresh_project, sync_samples
 from coral_backend.types import Demo, LabelSpace, Project, Round, RoundStatus, Sample, Spend, Stage
 from strategies.annotation import Ask, Opinion
 

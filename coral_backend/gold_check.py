@@ -18,9 +18,10 @@ from typing import Any
 from coral_backend import review
 from coral_backend.exceptions import InputError
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.rounds import refresh_project, settings_for, sync_samples
+from coral_backend.rounds import settings_for
 from coral_backend.settings import Settings
 from coral_backend.store import Store, checks
+from coral_backend.sync import refresh_project, sync_samples
 from coral_backend.types import Sample
 
 __all__ = ["PER_SLICE", "GoldCheck", "choose", "draw_check"]

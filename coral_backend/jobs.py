@@ -26,10 +26,11 @@ from coral_backend.exceptions import (
 )
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import other_version
-from coral_backend.rounds import RoundRunner, reconcile, settings_for, waits_until
+from coral_backend.rounds import RoundRunner, settings_for, waits_until
 from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.store import Store
 from coral_backend.store.review import rollback_lease
+from coral_backend.sync import reconcile
 from coral_backend.types import Round, RoundStatus, Stage
 
 logger = logging.getLogger(__name__)

@@ -38,10 +38,11 @@ from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.tasks import sample_from_task
 from coral_backend.launch import begin_round, change_round
 from coral_backend.rollback import Rollback, roll_back
-from coral_backend.rounds import RoundRunner, Watch, model_folder, refresh_project, settings_for
+from coral_backend.rounds import RoundRunner, Watch, model_folder, settings_for
 from coral_backend.settings import Settings
 from coral_backend.status import ProjectStatus, status_of
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Change, LabelSpace, Project, Round, RoundStatus, Sample, Source, Verdict
 
 if TYPE_CHECKING:

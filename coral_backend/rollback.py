@@ -17,11 +17,12 @@ from coral_backend.exceptions import ConflictError
 from coral_backend.heartbeat import kept_alive
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_rows
-from coral_backend.rounds import refresh_project, settings_for
+from coral_backend.rounds import settings_for
 from coral_backend.settings import Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.review import rollback_lease
+from coral_backend.sync import refresh_project
 from coral_backend.types import Project, Round, RoundStatus
 
 __all__ = ["Rollback", "roll_back"]

@@ -7,11 +7,8 @@ a revision of it (``coral round --retrain``, or enough new human labels) only le
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +21,7 @@ from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, Report, known_from_round, make_strategy, make_team
 from coral_backend.batch_clerk import Clerk
 from coral_backend.batches import BatchDesk, told_of
-from coral_backend.controls import agreed_pairs, demos_of, joined_demos, project_of, spaces, verdict_of
+from coral_backend.controls import demos_of, joined_demos, project_of
 from coral_backend.controls import settings_of as settings_of_control
 from coral_backend.costs import meter_for
 from coral_backend.demos import Neighbours, Verified, choose_demos
@@ -43,11 +40,9 @@ from coral_backend.exceptions import (
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
 from coral_backend.kinds import features_of as features_of_kind
-from coral_backend.labels import MULTIPLE, SEVERAL, SINGLE, SPANS, micro_f1, span_f1
-from coral_backend.labelstudio.client import LabelStudioClient, LabelStudioHTTPError
-from coral_backend.labelstudio.control_tags import ALL, parse_config, space_hash
+from coral_backend.labels import SEVERAL, SINGLE, SPANS
+from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_rows
-from coral_backend.labelstudio.tasks import human_label_from_annotation, sample_from_task
 from coral_backend.llm.base import Annotator, Embed
 from coral_backend.llm.prompt import gives_orders
 from coral_backend.questions import Questions
@@ -55,27 +50,27 @@ from coral_backend.settings import PROJECT_OPTIONS, Settings
 from coral_backend.slices import slice_column
 from coral_backend.store import Lease, Store
 from coral_backend.store.controls import view_of
+from coral_backend.summary import summary, version_of
+from coral_backend.sync import nothing_to_label, refresh_project, sync_samples
 from coral_backend.task_prompt import prompt_for, with_room
 from coral_backend.types import (
     Answer,
     Demo,
-    Flag,
     Floats,
     HumanLabel,
-    Progress,
     Project,
     Round,
     RoundStatus,
     Sample,
     Stage,
-    Verdict,
 )
 from coral_backend.unanswered import Unanswered
 from strategies.demonstration import DEMONSTRATIONS
 
 logger = logging.getLogger(__name__)
 
-SYNC_CHUNK = 1000
+PAGE = 1000
+"""Samples that are read at a time where all are gone through."""
 REPORT_SECONDS = 1.0
 """How often a running stage writes its progress, which also looks whether somebody paused the round."""
 MOST_NAMED = 50
@@ -411,7 +406,7 @@ class RoundRunner:
         project = self.store.project(step.project.id)  # its counter is read before the labels it counts
         work = self._work(step, project)
         if all(sample.problem is not None for sample in self.store.samples(project.id)):
-            raise InputError(_nothing_to_label(project, 0))
+            raise InputError(nothing_to_label(project, 0))
         facts = kind_of(project.label_space).distil(work, self._reporter(step))
         metrics = {**step.round.metrics, **facts}
         self.store.update_round(step.round.id, step.lease, metrics=metrics, through_change=project.changes)
@@ -554,7 +549,7 @@ class RoundRunner:
     def _all_samples(self, step: Step) -> Iterator[Sample]:
         """Yield every sample, without holding more than some of them."""
         after = 0
-        while page := self.store.sample_page(step.project.id, after, SYNC_CHUNK):
+        while page := self.store.sample_page(step.project.id, after, PAGE):
             yield from page
             after = page[-1].task_id
 
@@ -649,87 +644,6 @@ class Reporter:
         self._store.update_round(self._step.round.id, self._step.lease, progress=progress)
 
 
-def refresh_project(
-    store: Store,
-    client: LabelStudioClient,
-    project_id: int,
-    *,
-    controls: str = ALL,
-    options: Mapping[str, Any] | None = None,
-) -> Project:
-    """Read title and label config from Label Studio into the store, and return the project.
-
-    Parameters
-    ----------
-    controls : str
-        Which controls the process's settings have served; the project's own option wins.
-    options : mapping or None
-        The project's own settings from now on; None keeps those it has.
-    """
-    theirs = client.project(project_id)
-    ours = next((p for p in store.projects() if p.id == project_id), None)
-    own = options if options is not None else ours.options if ours else {}
-    space = parse_config(theirs["label_config"], str(own.get("controls") or controls))
-    fresh = Project(project_id, theirs["title"], theirs["label_config"], space_hash(space), space, options=dict(own))
-    store.save_project(fresh)
-    return store.project(project_id)
-
-
-def sync_samples(
-    store: Store, client: LabelStudioClient, settings: Settings, project: Project, progress: Progress
-) -> int:
-    """Read tasks and annotations from Label Studio into the store, and return how many tasks there are.
-
-    Raises
-    ------
-    InputError
-        If none of them can be labelled.
-    """
-    seen: set[int] = set()
-    batch: list[Sample] = []
-    for task in client.iter_tasks(project.id, progress=progress):
-        batch.append(_sample(settings, project, task))
-        seen.add(batch[-1].task_id)
-        if len(batch) >= SYNC_CHUNK:
-            store.put_samples(project.id, batch)
-            batch = []
-    store.put_samples(project.id, batch)
-    known = {sample.task_id for sample in store.samples(project.id)}
-    store.retire_samples(project.id, known - seen)
-    reconcile(store, client, project)
-    if all(sample.problem is not None for sample in store.samples(project.id)):
-        raise InputError(_nothing_to_label(project, len(seen)))
-    return len(seen)
-
-
-def reconcile(store: Store, client: LabelStudioClient, project: Project) -> int:
-    """Read annotations back from Label Studio, which never repeats a lost webhook; return how many changed."""
-    # Known before reading: what a webhook brings meanwhile is not in the answer, and not gone either.
-    known = store.annotation_ids(project.id)
-    labels: list[HumanLabel] = []
-    for task in client.annotated_tasks(project.id):
-        task_id = int(task["id"])
-        labels.extend(human_label_from_annotation(project.label_space, a, task_id) for a in task["annotations"])
-    changed = store.put_annotations(project.id, labels)
-    missing = known - {label.annotation_id for label in labels}
-    changed += store.retire_annotations(project.id, {i for i in missing if _is_gone(client, i)})
-    store.mark_reconciled(project.id)
-    if changed:
-        logger.info("project %d: %d annotations read back", project.id, changed)
-    return changed
-
-
-def _is_gone(client: LabelStudioClient, annotation_id: int) -> bool:
-    """Ask for one annotation: a deletion cannot be taken back, so that missing in a list is not enough."""
-    try:
-        client.request("GET", f"api/annotations/{annotation_id}/")
-    except LabelStudioHTTPError as error:
-        if error.http_status != 404:
-            raise
-        return True
-    return False
-
-
 def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbours | None:
     """Return what finds the verified samples nearest to a text, where prompts are to be made of them."""
     many = len(project.label_space.labels) > settings.llm_labels
@@ -749,70 +663,6 @@ def neighbours_of(store: Store, settings: Settings, project: Project) -> Neighbo
             return np.zeros((len(texts), width), dtype=np.float32)
 
     return Neighbours(verified, features_of)
-
-
-def version_of(current: Round, verdicts: Sequence[Verdict]) -> str:
-    """Return the model version: the round's name and a digest of all that is pushed (same labels, same version)."""
-    facts = sorted(
-        (v.task_id, v.prediction_label, _rounded(v.prediction_score), str(v.flag), *_of_parts(v)) for v in verdicts
-    )
-    digest = hashlib.sha256(json.dumps([current.config_hash, facts]).encode()).hexdigest()
-    return f"coral-r{current.name}-{digest[:6]}"
-
-
-def _of_parts(verdict: Verdict) -> list[Any]:
-    return [[d.name, d.label, _rounded(d.score), _rounded(d.prediction_score), str(d.flag)] for d in verdict.details]
-
-
-def summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Return the round's counts as they are stored in its metrics; those of each control too, where there are several."""
-    found = _summary(store, project, verdicts)
-    if project.label_space.kind == SEVERAL:
-        found["by_control"] = {
-            space.from_name: _summary(
-                view_of(store, project, space), project_of(project, space), [verdict_of(v, space) for v in verdicts]
-            )
-            for space in spaces(project.label_space)
-        }
-    return found
-
-
-def _summary(store: Store, project: Project, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    answers = store.llm_labels(project.id)
-    human, space = store.human_labels(project.id), project.label_space
-    checked = [pair for v in verdicts if v.task_id in human for pair in agreed_pairs(space, human[v.task_id].label, v)]
-    flags = Counter(str(v.flag) for v in verdicts)
-    return {
-        "tasks": len(store.samples(project.id)),
-        "annotated": sum(a.label is not None for a in answers.values()),
-        "abstained": sum(a.label is None for a in answers.values()),
-        "annotator": next((a.annotator for a in answers.values() if a.annotator), None),
-        "flags": {str(flag): flags[str(flag)] for flag in Flag},
-        "human_labels": len(human),
-        "agreement": {
-            "n": len(checked),
-            "llm": _share([said == llm for said, llm, _ in checked]),
-            "slm": _share([said == slm for said, _, slm in checked]),
-            **(_f1(checked) if project.label_space.kind == MULTIPLE else {}),
-            **(_span_f1(project, checked) if project.label_space.kind == SPANS else {}),
-        },
-    }
-
-
-def _f1(checked: Sequence[tuple[str, str | None, str | None]]) -> dict[str, float | None]:
-    """Return the micro-F1 of the LLM's and the SLM's sets against people's."""
-    people, llm, slm = ([row[place] for row in checked] for place in range(3))
-    return {"llm_f1": micro_f1(llm, people), "slm_f1": micro_f1(slm, people)}
-
-
-def _span_f1(project: Project, checked: Sequence[tuple[str | None, str | None, str | None]]) -> dict[str, Any]:
-    """Return the F1 of the LLM's and the SLM's exact spans against people's, over all labels and of each."""
-    people = [label for label, *_ in checked]
-    said = {"llm": [llm for _, llm, _ in checked], "slm": [slm for *_, slm in checked]}
-    whole = {f"{who}_f1": span_f1(spans, people) for who, spans in said.items()}
-    labels = project.label_space.labels
-    each = {label: {who: span_f1(spans, people, label) for who, spans in said.items()} for label in labels}
-    return {**whole, "by_label": each} if checked else whole
 
 
 def lazy_embed(settings: Settings) -> Callable[[Sequence[str]], Floats]:
@@ -839,33 +689,10 @@ def _widest(parts: Sequence[Part]) -> Sequence[Annotator]:
     return max((part.annotation.annotators for part in parts), key=len)
 
 
-def _sample(settings: Settings, project: Project, task: Mapping[str, Any]) -> Sample:
-    space = project.label_space
-    keys = {"recorded_key": settings.recorded_key, "slice_key": settings.slice_key}
-    return sample_from_task(space, task, max_chars=settings.max_text_chars, **keys)
-
-
-def _share(hits: Sequence[bool]) -> float | None:
-    return round(sum(hits) / len(hits), 4) if hits else None
-
-
-def _rounded(score: float | None) -> float | None:
-    return None if score is None else round(score, 6)
-
-
 def _add_seconds(metrics: Mapping[str, Any], stage: Stage, seconds: float) -> dict[str, Any]:
     spent = dict(metrics.get("seconds", {}))
     spent[str(stage)] = round(spent.get(str(stage), 0.0) + seconds, 3)
     return {**metrics, "seconds": spent}
-
-
-def _nothing_to_label(project: Project, tasks: int) -> str:
-    if not tasks:
-        return f"Project {project.id} ({project.title!r}) has no tasks. Import some, then start the round again."
-    return (
-        f"None of the {tasks} tasks of project {project.id} has a text under {' and '.join(map(repr, project.label_space.text_keys))}. "
-        "Look at the tasks' data and at value=... in the label config."
-    )
 
 
 __all__ = [
@@ -874,12 +701,7 @@ __all__ = [
     "model_folder",
     "neighbours_of",
     "prompt_for",
-    "reconcile",
-    "refresh_project",
     "round_lease",
     "settings_for",
-    "summary",
-    "sync_samples",
-    "version_of",
     "waits_until",
 ]

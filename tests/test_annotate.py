@@ -19,9 +19,10 @@ from coral_backend.annotate import make_strategy, make_team
 from coral_backend.exceptions import EndpointError, ModelFileError, SettingsError
 from coral_backend.labels import MULTIPLE, SPANS
 from coral_backend.labelstudio.client import LabelStudioClient
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.task_prompt import ANSWER_TOKENS, with_room
 from coral_backend.types import Floats, LabelSpace, Project, Round, RoundStatus, Sample, Stage
 from coral_backend.unanswered import Unanswered

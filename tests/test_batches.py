@@ -18,10 +18,11 @@ from coral_backend.labels import read_controls
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
 from coral_backend.llm.batch import BatchAPI, Line
-from coral_backend.rounds import RoundRunner, refresh_project, waits_until
+from coral_backend.rounds import RoundRunner, waits_until
 from coral_backend.settings import Settings
 from coral_backend.status import status_of
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Round, RoundStatus, Stage
 from tests.scripted_batch import ScriptedBatch
 from tests.scripted_openai import Reply, html, status

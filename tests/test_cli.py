@@ -20,8 +20,9 @@ from click.testing import CliRunner, Result
 from coral_backend import cli, console
 from coral_backend.exceptions import EndpointError, LabelStudioError, QueueUnavailableError
 from coral_backend.labelstudio.hint import LINE
-from coral_backend.rounds import refresh_project, round_lease
+from coral_backend.rounds import round_lease
 from coral_backend.store import Lease, Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Flag, Round, RoundStatus, Source, Stage
 from tests import filled_store as filled
 from tests.fake_label_studio import FakeLabelStudio

@@ -19,10 +19,11 @@ from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.launch import begin_round, change_round, check
 from coral_backend.metrics import Metrics
 from coral_backend.rollback import roll_back
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.status import status_of
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Flag, Round, RoundStatus, Sample
 from tests.scripted_openai import Call, Reply, ScriptedOpenAI, label
 from tests.stand_ins import FakeLabelStudio, QuickModel, annotation, quick_distil

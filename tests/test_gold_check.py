@@ -13,9 +13,9 @@ from coral_backend import cli
 from coral_backend.exceptions import InputError
 from coral_backend.gold_check import choose, draw_check
 from coral_backend.labelstudio import columns
-from coral_backend.rounds import reconcile, refresh_project
 from coral_backend.settings import Settings
 from coral_backend.store import Store, checks
+from coral_backend.sync import reconcile, refresh_project
 from coral_backend.types import Sample
 from tests.label_studio_fixture import LabelStudioUnderTest
 

@@ -26,7 +26,7 @@ LEAVES = {"controls", "labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
     "annotate", "batch_clerk", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "span_arrays",
-    "questions", "review", "slices", "task_prompt", "unanswered",
+    "questions", "review", "slices", "summary", "sync", "task_prompt", "unanswered",
 }  # fmt: skip
 """Modules and packages beside ``rounds`` that are parts of it."""
 

@@ -11,8 +11,8 @@ import pytest
 from coral_backend import review
 from coral_backend.labelstudio import columns, instruction
 from coral_backend.labelstudio.predictions import prediction_rows
-from coral_backend.rounds import reconcile, refresh_project
 from coral_backend.store import Store
+from coral_backend.sync import reconcile, refresh_project
 from coral_backend.types import Flag, HumanLabel, Project, Sample, Source, Verdict
 from tests import filled_store as filled
 from tests.label_studio_fixture import LabelStudioUnderTest

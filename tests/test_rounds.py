@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from coral_backend import annotate, catch_up, corpus_arrays, rounds
+from coral_backend import annotate, catch_up, corpus_arrays, sync
 from coral_backend.exceptions import (
     ConflictError,
     EndpointError,
@@ -19,10 +19,11 @@ from coral_backend.exceptions import (
 )
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.status import status_of
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Answer, Flag, HumanLabel, Round, RoundStatus, Sample, Source, Stage
 from tests.stand_ins import FakeLabelStudio, QuickModel, annotation, quick_distil
 
@@ -285,7 +286,7 @@ def test_an_annotation_that_comes_while_reading_back_is_not_taken_for_deleted(
         world.store.put_annotations(1, [HumanLabel(77, 3, "bad", 1, "2026-01-01T10:00:00Z")])
 
     monkeypatch.setattr(world.studio, "annotated_tasks", with_a_webhook_meanwhile)
-    rounds.reconcile(world.store, world.client, world.store.project(1))
+    sync.reconcile(world.store, world.client, world.store.project(1))
     assert world.store.human_labels(1)[3].label == "bad"
 
 
@@ -295,7 +296,7 @@ def test_an_annotation_missing_in_one_answer_is_asked_for_before_it_is_given_up(
     world.studio.annotations = {1: [annotation(10, "good")]}
     world.run()
     monkeypatch.setattr(world.studio, "annotated_tasks", lambda *_: iter(()))
-    rounds.reconcile(world.store, world.client, world.store.project(1))
+    sync.reconcile(world.store, world.client, world.store.project(1))
     assert set(world.store.human_labels(1)) == {1}
 
 

@@ -26,12 +26,13 @@ from coral_backend.exceptions import SettingsError, TrainingError
 from coral_backend.labels import SEVERAL, SINGLE, read_controls
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.base import Question, abstained
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.slm.engine import Corpus, Distilled, SLMConfig
 from coral_backend.status import status_of
 from coral_backend.store import Store
 from coral_backend.store.controls import view_of
+from coral_backend.sync import refresh_project
 from coral_backend.types import Answer, Flag, Project, Round, RoundStatus, Sample, Source, Stage
 from tests.stand_ins import FakeLabelStudio, QuickModel, quick_distil
 from tests.web_parts import basic, settings_in

@@ -15,9 +15,10 @@ from coral_backend import catch_up, export
 from coral_backend.exceptions import SettingsError, TrainingError
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.llm.embedded import NO_ROWS
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.task_prompt import named_strategy
 from coral_backend.types import Flag, Round, RoundStatus, Sample, Source
 from strategies.distillation import forest

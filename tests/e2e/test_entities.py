@@ -20,9 +20,10 @@ from coral_backend.catch_up import catch_up
 from coral_backend.labels import Span, read_spans
 from coral_backend.labelstudio.tabs import tab_counts
 from coral_backend.labelstudio.tasks import sample_from_task
-from coral_backend.rounds import RoundRunner, reconcile, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.sync import reconcile, refresh_project
 from coral_backend.types import Flag, Round, RoundStatus, Source, Verdict
 from tests.label_studio_fixture import LabelStudioUnderTest
 from tests.scripted_openai import Call, Reply, ScriptedOpenAI, completion

@@ -21,9 +21,10 @@ from coral_backend.export import export
 from coral_backend.labels import read_set, write_set
 from coral_backend.labelstudio.control_tags import from_result
 from coral_backend.labelstudio.hint import with_hint
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Flag, Round, RoundStatus, Source, Verdict
 from tests.label_studio_fixture import LabelStudioUnderTest
 from tests.scripted_openai import Call, Reply, ScriptedOpenAI, completion

@@ -18,9 +18,10 @@ from coral_backend.estimate import estimate
 from coral_backend.export import export
 from coral_backend.labels import read_controls
 from coral_backend.labelstudio.tabs import tab_counts
-from coral_backend.rounds import RoundRunner, refresh_project
+from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.sync import refresh_project
 from coral_backend.types import Round, RoundStatus, Source
 from tests.label_studio_fixture import LabelStudioUnderTest
 from tests.scripted_openai import Call, Reply, ScriptedOpenAI, label

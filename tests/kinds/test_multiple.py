@@ -16,9 +16,9 @@ from coral_backend.kinds.base import Judged
 from coral_backend.kinds.multiple import ALL_UP_TO, SetOfLabels, tabulate
 from coral_backend.labels import read_set, write_set
 from coral_backend.labelstudio import columns
-from coral_backend.rounds import summary
 from coral_backend.settings import Settings
 from coral_backend.store import Store
+from coral_backend.summary import summary
 from coral_backend.types import Answer, Detail, Flag, Floats, HumanLabel, Ints, Sample, Source, Verdict
 from tests import filled_sets as sets
 from tests import filled_store as filled
