@@ -214,9 +214,9 @@ def _filters(project: Project, current: Round | None, asked: Asked, ids: list[in
     for name in LABELLED:
         value = asked.get(name)
         if value not in ("", NO_LABEL) and len(read_controls(value) or {}) != 1:
-            raise InputError(
-                f"{name} is {value[:40]!r}; it must name its control, for example {by_control.choices(project)[0][0]}."
-            )
+            first = project.label_space.controls[0]
+            like = by_control.asks_for(first, first.labels[0])
+            raise InputError(f"{name} is {value[:40]!r}; it must name its control, for example {like}.")
     found = asked.filters(ids, parts=True)
     if found.wrong is None:
         return found
