@@ -81,7 +81,7 @@ def test_gold_changes_nothing_but_the_score(tmp_path: Path, config: SLMConfig) -
 def test_what_methods_see_has_no_place_for_gold() -> None:
     assert {f.name for f in fields(Task)} == {"name", "corpus", "llm_confidence", "test_texts"}
     labels = {"llm_labels", "human_labels", "n_classes", "label_sentences"}
-    assert {f.name for f in fields(engine.Corpus)} == {"texts", *labels}
+    assert {f.name for f in fields(engine.Corpus)} == {"texts", *labels, "family", "columns"}
 
 
 def test_nobody_has_labelled_the_corpus_that_the_engine_gets(

@@ -156,9 +156,10 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
 
 
 SUPERVISED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from coral_backend.services.processes import Process, Supervisor, stop_on_signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background has it ignored
 stop_on_signals()
 try:
     with Supervisor(Path(sys.argv[1])) as supervisor:
