@@ -167,6 +167,7 @@ def _ranked(verdicts: Sequence[Verdict], full: Sequence[bool]) -> list[Verdict]:
     score = np.array([np.nan if one.score is None else one.score for one in verdicts], dtype=float)
     mute = np.array([one.label is None for one in verdicts], dtype=bool)
     ordered = sorted(
-        zip(mute.tolist(), review_order(score, np.array(full, dtype=bool)).tolist(), verdicts, strict=True), key=lambda row: row[:2]
+        zip(mute.tolist(), review_order(score, np.array(full, dtype=bool)).tolist(), verdicts, strict=True),
+        key=lambda row: row[:2],
     )
     return [replace(verdict, rank=place) for place, (*_, verdict) in enumerate(ordered, 1)]

@@ -72,5 +72,5 @@ def test_a_second_look_at_spans_beside_another_control_tells_their_words(work: W
     )  # fmt: skip
     [look] = review.ask_again(store, work.project, [verdict])
     assert look.machine_label == write_controls({"names": BOB}, BOTH)
-    told, _ = review._look_values(store, work.project)[1]
-    assert told.startswith("Person: names: PER: Ann · LLM and SLM: names: PER: Bob (")
+    told = review._look_values(store, work.project)[1]
+    assert told[0].startswith("Person: names: PER: Ann · LLM and SLM: names: PER: Bob (")
