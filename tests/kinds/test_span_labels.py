@@ -133,6 +133,9 @@ def test_a_span_that_the_slm_has_not_judged_is_no_error(work: Work) -> None:
 
 
 def test_without_its_arrays_a_round_trains_again(work: Work) -> None:
+    [current], space = work.store.rounds(1), work.project.label_space
+    assert corpus_arrays.is_kept(work.settings, current, space)
     (work.folder / span_arrays.FILE).write_bytes(b"broken")
+    assert not corpus_arrays.is_kept(work.settings, current, space), "a rollback to it could not label new tasks"
     assert SpanLabels().judge(work) is None
     assert SpanLabels().judge_new(work, []) is None
