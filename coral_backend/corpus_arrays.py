@@ -214,11 +214,6 @@ def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int
     return removed
 
 
-def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> list[Verdict]:
-    """Return the verdicts of ``judge``."""
-    return judge(store, project, arrays, p_threshold).verdicts
-
-
 @dataclass(frozen=True)
 class Judged:
     """What is decided about every sample of a project, and about the slices that it falls into."""
