@@ -188,6 +188,8 @@ class CatchUp:
         """Return what the round that serves knew, with its model's opinions on the new samples."""
         if serving is None:
             return {}
+        if (model_folder(self.settings, serving, self.project.control).parent / corpus_arrays.UNLEARNED).is_file():
+            return known_from_round(self.store, self.settings, self.project)  # one of several controls, without a model
         from coral_backend.slm.engine import Model
 
         probs, _ = Model.load(model_folder(self.settings, serving, self.project.control)).predict(

@@ -10,14 +10,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from coral_backend.labels import SEVERAL, read_controls, write_controls
+from coral_backend.labels import SEVERAL, SPANS, read_controls, write_controls
 from coral_backend.settings import Settings
 from coral_backend.types import Answer, Demo, Detail, Flag, HumanLabel, LabelSpace, Project, Source, Verdict
 
 __all__ = [
     "agreed_pairs", "answer_of", "demos_of", "folder_name", "human_label_of", "is_said", "joined_answer", "joined_demos", "joined_verdict",
-    "project_of", "said_of", "settings_of", "spaces", "verdict_of",
+    "project_of", "said_of", "settings_of", "spaces", "usual_options", "verdict_of",
 ]  # fmt: skip
 
 WORST = (Flag.NOISY, Flag.INCONSISTENT, Flag.CLEAN)
@@ -38,7 +39,18 @@ def project_of(project: Project, space: LabelSpace) -> Project:
 
 def settings_of(settings: Settings, project: Project) -> Settings:
     """Return the settings for the control that `project` is a view of: its own options on top, and its labels' meanings."""
-    return settings if project.control is None else settings.of_control(project.control, project.label_space.labels)
+    if project.control is None:
+        return settings
+    usual = settings.with_options(usual_options(settings, project))
+    return usual.of_control(project.control, project.label_space.labels)
+
+
+def usual_options(settings: Settings, project: Project) -> dict[str, Any]:
+    """Return what the kind of a project, or of the control that it is a view of, has others of than other kinds, unless they are set."""
+    usual = type(settings).model_fields["demonstration"].default
+    if project.label_space.kind != SPANS or settings.demonstration != usual or "demonstration" in project.options:
+        return {}
+    return {"demonstration": "retrieval"}  # spans have no classes to take examples from in turn
 
 
 def folder_name(control: str) -> str:

@@ -18,7 +18,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from coral_backend import span_arrays
 from coral_backend.controls import folder_name
+from coral_backend.labels import SPANS
 from coral_backend.settings import Settings
 from coral_backend.store import Store, checks
 from coral_backend.types import (
@@ -179,10 +181,13 @@ def load_arrays(folder: Path) -> Arrays | None:
 
 def is_kept(settings: Settings, current: Round, space: LabelSpace) -> bool:
     """Say whether a round's arrays are here, those of every control; one that had too little to learn from has none."""
-    folders = [round_folder(settings, current, one.from_name) for one in space.controls] or [
-        round_folder(settings, current)
-    ]
-    return all((folder / UNLEARNED).is_file() or load_arrays(folder) is not None for folder in folders)
+    there = [(one, round_folder(settings, current, one.from_name)) for one in space.controls]
+    there = there or [(space, round_folder(settings, current))]
+    return all((folder / UNLEARNED).is_file() or _are_kept(one, folder) for one, folder in there)
+
+
+def _are_kept(space: LabelSpace, folder: Path) -> bool:
+    return load_arrays(folder) is not None and (space.kind != SPANS or span_arrays.load(folder) is not None)
 
 
 def rounds_kept(settings: Settings, store: Store, project_id: int) -> list[Round]:
@@ -207,11 +212,6 @@ def remove_old_folders(settings: Settings, store: Store, project_id: int) -> int
             shutil.rmtree(folder)
             removed += 1
     return removed
-
-
-def verdicts(store: Store, project: Project, arrays: Arrays, p_threshold: float) -> list[Verdict]:
-    """Return the verdicts of ``judge``."""
-    return judge(store, project, arrays, p_threshold).verdicts
 
 
 @dataclass(frozen=True)

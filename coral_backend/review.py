@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coral_backend.controls import human_label_of, verdict_of
+from coral_backend.controls import human_label_of, spaces, verdict_of
 from coral_backend.exceptions import LabelStudioError
 from coral_backend.labels import MULTIPLE, SEVERAL, SPANS, read_set, write_controls, write_set
 from coral_backend.labelstudio import columns, control_columns, hint
@@ -216,7 +216,8 @@ def _look_values(store: Store, project: Project) -> dict[int, columns.Value]:
     found: dict[int, columns.Value] = {}
     space, looks = project.label_space, store.second_looks(project.id)
     # Spans that differ may well have the same labels: only with their words can they be told apart.
-    tasks = {look.task_id for look in looks} if space.kind == SPANS else set()
+    marks = any(one.kind == SPANS for one in spaces(space))
+    tasks = {look.task_id for look in looks} if marks else set()
     texts = {sample.task_id: sample.text for sample in store.samples(project.id, tasks)} if tasks else {}
     for look in looks:  # by task and time: a question that stands is the last one
         text = texts.get(look.task_id, "")

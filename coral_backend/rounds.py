@@ -21,7 +21,7 @@ from coral_backend import corpus_arrays, review
 from coral_backend.annotate import Annotation, FirstLook, Report, known_from_round, make_strategy, make_team
 from coral_backend.batch_clerk import Clerk
 from coral_backend.batches import BatchDesk, told_of
-from coral_backend.controls import demos_of, joined_demos, project_of
+from coral_backend.controls import demos_of, joined_demos, project_of, usual_options
 from coral_backend.controls import settings_of as settings_of_control
 from coral_backend.costs import meter_for
 from coral_backend.demos import Neighbours, Verified, choose_demos
@@ -40,7 +40,7 @@ from coral_backend.exceptions import (
 from coral_backend.heartbeat import kept_alive
 from coral_backend.kinds import Work, kind_of
 from coral_backend.kinds import features_of as features_of_kind
-from coral_backend.labels import SEVERAL, SINGLE, SPANS
+from coral_backend.labels import SEVERAL, SINGLE
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.predictions import prediction_rows
 from coral_backend.llm.base import Annotator, Embed
@@ -99,9 +99,7 @@ class Step:
 
 def settings_for(settings: Settings, project: Project) -> Settings:
     """Return the process's settings with the project's own options on top; of spans, examples are retrieved unless another way is set."""
-    # Spans have no classes to take examples from in turn.
-    usual = {"demonstration": "retrieval"} if project.label_space.kind == SPANS else {}
-    return settings.with_options({**usual, **project.options})
+    return settings.with_options({**usual_options(settings, project), **project.options})
 
 
 def settings_of(settings: Settings, project: Project, current: Round) -> Settings:

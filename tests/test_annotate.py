@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from coral_backend import catch_up, rounds, unanswered
+from coral_backend import catch_up, controls, rounds, unanswered
 from coral_backend.annotate import make_strategy, make_team
 from coral_backend.exceptions import EndpointError, ModelFileError, SettingsError
-from coral_backend.labels import MULTIPLE, SPANS
+from coral_backend.labels import MULTIPLE, SEVERAL, SPANS
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.rounds import RoundRunner
 from coral_backend.settings import Settings
@@ -538,7 +538,29 @@ def test_spans_have_settings_and_annotators_of_their_own() -> None:
     asked = replace(own, options={"demonstration": "distilled_selection"})
     assert with_room(Settings.load({}, llm_max_tokens=300), space).llm_max_tokens == 300
     assert rounds.settings_for(plain, asked).demonstration == "distilled_selection"
+    chosen = Settings.load({}, demonstration="self_labeling")
+    assert rounds.settings_for(chosen, own).demonstration == "self_labeling", (
+        "what the process has set is not overruled"
+    )
     assert with_room(plain, SPACE).llm_max_tokens == plain.llm_max_tokens
     team = make_team(plain.model_copy(update={"annotator": "embedded"}), lambda texts: np.zeros((len(texts), 2)))
     with pytest.raises(SettingsError, match=r"embedded annotator compares whole texts .* cannot mark spans"):
         make_strategy(plain, team, space)
+
+
+def test_spans_beside_another_control_have_them_too() -> None:
+    topic = replace(SPACE, from_name="topic")
+    names = LabelSpace("Labels", "names", "text", "text", ("PER",), kind=SPANS)
+    both = Project(1, "Names", "<View/>", "hash", replace(topic, kind=SEVERAL, controls=(topic, names)))
+    own = json.dumps({"names": {"demonstration": "self_labeling"}})
+
+    def demonstrations(settings: Settings, project: Project = both) -> list[str]:
+        whole = rounds.settings_for(settings, project)
+        return [
+            controls.settings_of(whole, controls.project_of(project, space)).demonstration for space in (topic, names)
+        ]
+
+    assert demonstrations(Settings.load({})) == ["distilled_selection", "retrieval"]
+    assert demonstrations(Settings.load({}, control_options=own)) == ["distilled_selection", "self_labeling"]
+    asked = replace(both, options={"demonstration": "distilled_selection"})
+    assert demonstrations(Settings.load({}), asked) == ["distilled_selection", "distilled_selection"]

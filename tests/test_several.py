@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from coral_backend import annotate, catch_up, export
 from coral_backend.app import create_app
 from coral_backend.console import project_panel
-from coral_backend.controls import settings_of, verdict_of
+from coral_backend.controls import project_of, settings_of, verdict_of
 from coral_backend.estimate import estimate
 from coral_backend.exceptions import SettingsError, TrainingError
 from coral_backend.labels import SEVERAL, SINGLE, read_controls
@@ -305,6 +305,13 @@ def test_a_control_with_too_little_to_learn_from_does_not_stop_the_others(
     verdicts = {v.task_id: v for v in world.store.verdicts(1, done.id)}
     assert read_controls(verdicts[3].label) == {MOOD: "good"}
     assert read_controls(verdicts[4].label) == {MOOD: "bad", FOOD: "no"}
+    food = world.project.label_space.controls[1]
+    lease = world.store.take_lease("test")
+    assert lease is not None
+    part = catch_up.CatchUp(
+        view_of(world.store, world.project, food), world.settings, project_of(world.project, food), lease
+    )
+    assert 20 not in part._known([Sample(20, "soup")], done), "there is no model that could say anything of it"
     world.llm.silent = {MOOD, FOOD}
     world.studio.tasks = {20 + i: {"text": text} for i, text in enumerate(TEXTS)}
     world.studio.annotations = {}

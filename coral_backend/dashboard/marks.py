@@ -60,8 +60,11 @@ def marked(text: str, details: Iterable[Mapping[str, Any]] | None) -> list[Piece
 
 
 def _place(one: Mapping[str, Any], length: int) -> tuple[int, int] | None:
-    """Return where a part of a task stands; None of parts that are no spans: a label may be called anything."""
-    start, _, end = str(one.get("name")).partition(":")
+    """Return where a part of a task stands; None of parts that are no spans: a label may be called anything.
+
+    Of several controls the name of a span begins with its control's.
+    """
+    start, _, end = str(one.get("name")).rpartition("/")[2].partition(":")
     if not one.get("words") or not (start.isdecimal() and end.isdecimal()):
         return None
     found = int(start), int(end)

@@ -210,7 +210,7 @@ def _filters(project: Project, current: Round | None, asked: Asked, ids: list[in
         If a label is asked for without its control.
     """
     if not project.label_space.controls:
-        return asked.filters(ids, sets=project.label_space.kind == MULTIPLE)
+        return asked.filters(ids, kind=project.label_space.kind)
     for name in LABELLED:
         value = asked.get(name)
         if value not in ("", NO_LABEL) and len(read_controls(value) or {}) != 1:

@@ -88,7 +88,8 @@ def export(
     path = Path(path)
     chosen = _format_of(path, format)
     project = store.project(project_id)
-    tally, names, space = Tally(), columns(store, project_id), project.label_space
+    names, space = columns(store, project_id), project.label_space
+    tally = Tally(space=space)
     stream = tally.watch(_counted(rows(store, project_id, clean_only=clean_only), progress))
     if chosen in ("csv", "xlsx") and space.kind != SINGLE:
         names = flat_columns(names, space)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from coral_backend.export.table import Cell, Row
+from coral_backend.labels import MULTIPLE, SEVERAL, SPANS, read_controls, read_set, read_spans
+from coral_backend.types import NOTHING, LabelSpace
 
 __all__ = ["EXCEL_CELL", "Tally", "escaped", "in_excel"]
 
@@ -22,7 +24,7 @@ _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 @dataclass
 class Tally:
-    """Counts what passes by, for the summary."""
+    """Counts what passes by, for the summary; with a label space tasks are counted by label, not by all that is said of each."""
 
     rows: int = 0
     escaped: int = 0
@@ -30,6 +32,7 @@ class Tally:
     flags: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    space: LabelSpace | None = None
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield `rows` and count them."""
@@ -37,10 +40,24 @@ class Tally:
             self.rows += 1
             self.flags[str(row["flag"] or "not judged yet")] += 1
             self.sources[str(row["source"] or "nobody")] += 1
-            label = row["label"]
-            for one in label if isinstance(label, list) and label else [label]:
-                self.labels[str(one or "(none)")] += 1
+            for one in set(_named(row["label"], self.space)) or {NOTHING}:
+                self.labels[one] += 1
             yield row
+
+
+def _named(said: Cell, space: LabelSpace | None) -> Iterator[str]:
+    """Yield the labels in what was said of a task; of several controls each behind its control's name."""
+    if isinstance(said, list):
+        yield from said
+    elif space is not None and space.kind == SEVERAL:
+        parts = read_controls(str(said)) or {}
+        for one in space.controls:
+            yield from (f"{one.from_name}: {label}" for label in _named(parts.get(one.from_name), one))
+    elif space is not None and space.kind in (MULTIPLE, SPANS):
+        whole = None if said is None else str(said)
+        yield from (span.label for span in read_spans(whole) or ()) if space.kind == SPANS else read_set(whole) or ()
+    elif said is not None:
+        yield str(said)
 
 
 def escaped(value: Cell, tally: Tally) -> Cell:

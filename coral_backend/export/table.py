@@ -138,7 +138,14 @@ def flat_columns(names: Sequence[str], space: LabelSpace) -> list[str]:
 def flattened(row: Row, names: Sequence[str]) -> Row:
     """Return a row with the columns `names` of ``flat_columns``; parts of other kinds become JSON."""
     chosen = row["label"]
-    return {name: _has(name.removeprefix(HAS), chosen) if name.startswith(HAS) else _flat(row[name]) for name in names}
+    return {
+        name: _has(name.removeprefix(HAS), chosen)
+        if name.startswith(HAS)
+        else json.dumps(row[name], ensure_ascii=False)
+        if name == DETAILS
+        else _flat(row[name])
+        for name in names
+    }
 
 
 def _has(label: str, chosen: Cell) -> int | None:
@@ -146,11 +153,7 @@ def _has(label: str, chosen: Cell) -> int | None:
 
 
 def _flat(value: Cell) -> Cell:
-    if not isinstance(value, list):
-        return value
-    if value and isinstance(value[0], dict):
-        return json.dumps(value, ensure_ascii=False)
-    return ", ".join(value) or NOTHING
+    return value if not isinstance(value, list) else ", ".join(value) or NOTHING
 
 
 def rows(store: Store, project_id: int, *, clean_only: bool = False) -> Iterator[Row]:

@@ -228,6 +228,7 @@ class _Judged:
             p_clean=None if not asked else float(sure.min()) if sure.size else 1.0,
             loss=float(losses(self.probs[i], table.llm[i]).sum()) if asked else None,
             content_hash=table.content_hashes[i],
+            machine_label=_written(space, decision.machine_label[i]),
             details=tuple(self._detail(i, k, asked=asked) for k in np.flatnonzero(shown).tolist()),
         )
 

@@ -88,7 +88,8 @@ class SeveralControls:
             for verdict in verdicts:
                 by_task.setdefault(verdict.task_id, {})[name] = verdict
         order = [space.from_name for space in work.project.label_space.controls]
-        return _ranked([joined_verdict(parts, order) for parts in by_task.values()])
+        full = [all(one.source is Source.HUMAN for one in parts.values()) for parts in by_task.values()]
+        return _ranked([joined_verdict(parts, order) for parts in by_task.values()], full)
 
     def _kind(self, part: Work) -> Kind:
         return self._kind_of(part.project.label_space)
@@ -156,7 +157,7 @@ def _said_alone(part: Work) -> list[Verdict]:
     return verdicts
 
 
-def _ranked(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _ranked(verdicts: Sequence[Verdict], full: Sequence[bool]) -> list[Verdict]:
     """Give each its place in the queue: as for one control, the least sure first, what people have labelled in full at the end.
 
     A task that nobody could say anything about comes after all: its text cannot be read.
@@ -164,9 +165,9 @@ def _ranked(verdicts: Sequence[Verdict]) -> list[Verdict]:
     from strategies.review.ranking import review_order  # scikit-learn: not for processes that only read
 
     score = np.array([np.nan if one.score is None else one.score for one in verdicts], dtype=float)
-    full = np.array([all(d.source is Source.HUMAN for d in one.details) for one in verdicts], dtype=bool)
     mute = np.array([one.label is None for one in verdicts], dtype=bool)
     ordered = sorted(
-        zip(mute.tolist(), review_order(score, full).tolist(), verdicts, strict=True), key=lambda row: row[:2]
+        zip(mute.tolist(), review_order(score, np.array(full, dtype=bool)).tolist(), verdicts, strict=True),
+        key=lambda row: row[:2],
     )
     return [replace(verdict, rank=place) for place, (*_, verdict) in enumerate(ordered, 1)]

@@ -197,6 +197,7 @@ def _verdict(
         p_clean=min((one.p_clean for one in said if np.isfinite(one.p_clean)), default=None),
         loss=max((one.loss for one in said), default=None),
         content_hash=task.sample.content_hash,
+        machine_label=write_spans([span for span, i in candidates if decision.machine[i]]),
         details=tuple(_details(task, candidates, decision, set(slm), text)),
     )
 

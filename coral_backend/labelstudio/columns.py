@@ -331,7 +331,7 @@ def _named(part: Detail) -> str:
 
 def _of_yes(part: Detail) -> float | None:
     """Return the probability that a label applies to the task or span, whatever the verdict on it is."""
-    denied = part.label == "no" or (part.words and part.label is None)
+    denied = part.label is None if part.words else part.label == "no"  # a span's label may be called so
     return 1.0 - part.score if denied and part.score is not None else part.score
 
 

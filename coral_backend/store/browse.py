@@ -64,6 +64,8 @@ class Filters:
         beside it.
     sets : bool
         Whether what is said of a task is a set of labels: then a label asks for those that have it.
+    spans : bool
+        Whether it is spans: then a label asks for the tasks that have a span with it.
     """
 
     contains: str | None = None
@@ -80,6 +82,7 @@ class Filters:
     task_ids: Sequence[int] | None = field(default=None, repr=False)
     parts: bool = False
     sets: bool = False
+    spans: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,8 +281,8 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has_part if wanted.parts else _has if wanted.sets else _is_label
-    none = _has_none if wanted.sets else _is_none
+    says = _has_part if wanted.parts else _has if wanted.sets else _has_span if wanted.spans else _is_label
+    none = _has_none if wanted.sets or wanted.spans else _is_none
     parts += [none(column) if value == "" else says(column, value) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
@@ -323,6 +326,12 @@ def _has(column: Any, label: str) -> ColumnElement[bool]:
     """
     name = json.dumps(label, ensure_ascii=False)
     return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
+
+
+def _has_span(column: Any, label: str) -> ColumnElement[bool]:
+    """Say that spans, as ``labels.write_spans`` writes them, have one with a label; no label can imitate what stands around it."""
+    has: ColumnElement[bool] = func.replace(column, f", {json.dumps(label, ensure_ascii=False)}]", "") != column
+    return has
 
 
 def _has_part(column: Any, value: str) -> ColumnElement[bool]:

@@ -272,7 +272,9 @@ def combine_sets(
     *,
     p_threshold: float = 0.5,
 ) -> Floats:
-    """Return the probability that each label applies, given what the LLM said and what the SLM thinks; ``posterior.combine`` for sets.
+    """Return the probability that each label applies, given what LLM and SLM say of a sample; ``posterior.combine`` for sets.
+
+    What a person says of a sample tells how often the LLM errs, and not what the machines would say of that sample.
 
     The LLM's share of errors is assumed for its yes and for its no apart: it names wrong labels and forgets right ones, and of the many
     that it does not name few are forgotten.
@@ -311,4 +313,4 @@ def combine_sets(
             kept = np.where(free, rival, np.minimum(rival, 0.499))
             yes = 1.0 - kept if said else kept
         posterior[rows, columns] = yes
-    return np.where(human >= 0, human, posterior)
+    return posterior

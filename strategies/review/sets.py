@@ -31,6 +31,8 @@ class SetDecision:
     label, slm_label, prediction : ndarray
         Shape (N, K), 1 where the label is in the set: of the verdict; of the SLM; of what pre-fills the form (the person's set, else
         the LLM's, else the SLM's).
+    machine_label : ndarray
+        Shape (N, K), 1 where the label would be in the set of the verdict without a person's word about the sample.
     label_score, slm_label_score : ndarray
         Shape (N, K), probability in [0, 1] that the verdict's yes or no is right; that the SLM's is.
     label_flag, label_source : ndarray
@@ -46,6 +48,7 @@ class SetDecision:
     label: Ints
     slm_label: Ints
     prediction: Ints
+    machine_label: Ints
     label_score: Floats
     slm_label_score: Floats
     label_flag: Strings
@@ -89,11 +92,12 @@ def decide_sets(
         If the shapes do not fit or a probability is not finite.
     """
     _check(llm, probs, p_clean, human)
-    yes = combine_sets(llm, llm_confidence, probs, p_clean, human, p_threshold=p_threshold)
+    machine = combine_sets(llm, llm_confidence, probs, p_clean, human, p_threshold=p_threshold)
     asked, seen = llm[:, :1] != UNLABELED, human[:, :1] != UNLABELED
-    label = _filled((yes >= 0.5).astype(np.int64), yes, required=required)
+    machine_label = _filled((machine >= 0.5).astype(np.int64), machine, required=required)
+    yes = np.where(seen, human, machine)
     slm_label = _filled((probs >= 0.5).astype(np.int64), probs, required=required)
-    label, prediction = np.where(seen, human, label), np.where(seen, human, np.where(asked, llm, slm_label))
+    label, prediction = np.where(seen, human, machine_label), np.where(seen, human, np.where(asked, llm, slm_label))
     label_score, slm_label_score = np.where(label == 1, yes, 1.0 - yes), _of(slm_label, probs)
     # Of the many labels that a text does not have, nearly all of the larger losses are harmless; see ``DOUBT``.
     doubted = np.where((llm != UNLABELED) & (label_score > 1.0 - DOUBT), 1.0, p_clean)
@@ -104,6 +108,7 @@ def decide_sets(
         label=label,
         slm_label=slm_label,
         prediction=prediction,
+        machine_label=machine_label,
         label_score=label_score,
         slm_label_score=slm_label_score,
         label_flag=label_flag,

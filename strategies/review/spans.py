@@ -90,12 +90,15 @@ class SpanDecision:
         Bool: it is in the verdict.
     noisy, inconsistent : ndarray
         Bool: the mixture calls a marked span noisy, or it may well be missing; the SLM says otherwise than the LLM.
+    machine : ndarray
+        Bool: it would be in the verdict without a person's word about its task.
     """
 
     p_right: Floats
     kept: Bools
     noisy: Bools
     inconsistent: Bools
+    machine: Bools
 
     @property
     def score(self) -> Floats:
@@ -115,20 +118,19 @@ def decide_spans(found: Candidates, *, p_threshold: float = 0.5) -> SpanDecision
     odds = (p / (1.0 - p)) ** TEMPER
     factor = np.where(found.said, *_factors(found, p, odds))
     factor[~found.asked] = 1.0  # nothing was left out: the SLM's own word, flattened, is all there is
-    p_right = np.asarray(factor * odds / (1.0 + factor * odds))
-    p_right[found.checked] = found.right[found.checked]
+    p_machine = np.asarray(factor * odds / (1.0 + factor * odds))
     low = np.nan_to_num(found.p_clean, nan=1.0) < p_threshold
-    doubted = found.said & low & (p_right < LEFT_OUT)
+    doubted = found.said & low & (p_machine < LEFT_OUT)
     known = np.bincount(found.kind[found.said], minlength=int(found.kind.max(initial=0)) + 1)[found.kind] >= SUPPORT
-    added = ~found.said & (p_right > 0.5) & (known | ~found.asked)
-    wanted = np.where(found.checked, found.right, (found.said & ~doubted) | added)
-    kept = _without_overlaps(found, wanted, p_right)
-    machine = ~found.checked
+    added = ~found.said & (p_machine > 0.5) & (known | ~found.asked)
+    machine = _without_overlaps(found, (found.said & ~doubted) | added, p_machine)
+    kept = np.where(found.checked, found.right, machine)  # a person's may overlap as they please
     return SpanDecision(
-        p_right=p_right,
+        p_right=np.where(found.checked, found.right, p_machine),
         kept=kept,
-        noisy=machine & ((found.said & low) | (~found.said & (p >= 0.5))),
-        inconsistent=machine & np.where(found.said, found.said & ~kept, kept & found.asked),
+        noisy=~found.checked & ((found.said & low) | (~found.said & (p >= 0.5))),
+        inconsistent=~found.checked & np.where(found.said, found.said & ~kept, kept & found.asked),
+        machine=machine,
     )
 
 
@@ -168,10 +170,10 @@ def _factor(odds: Floats, total: float) -> float:
 
 
 def _without_overlaps(found: Candidates, wanted: Bools, p_right: Floats) -> Bools:
-    """Keep of machine spans that overlap the most probable; a person's may overlap as they please."""
-    kept = wanted & found.checked
+    """Keep of machine spans that overlap the most probable."""
+    kept = np.zeros_like(wanted)
     taken: dict[int, list[tuple[int, int]]] = {}
-    order = np.flatnonzero(wanted & ~found.checked)
+    order = np.flatnonzero(wanted)
     for i in order[np.lexsort((-found.said[order].astype(int), -p_right[order]))].tolist():
         others = taken.setdefault(int(found.task[i]), [])
         start, end = int(found.start[i]), int(found.end[i])

@@ -31,6 +31,12 @@ def test_of_overlapping_spans_the_doubtful_one_is_shown() -> None:
     assert [(piece.text, piece.mark is not None) for piece in pieces] == [("New York", True), (" Times", False)]
 
 
+def test_spans_of_one_of_several_controls_are_marked_whatever_it_is_called() -> None:
+    for control in ("names", "a/b", "0:1"):
+        pieces = marked("in Rome", [detail(control, words=""), detail(f"{control}/3:7")])
+        assert [(piece.text, piece.mark is not None) for piece in pieces] == [("in ", False), ("Rome", True)]
+
+
 def test_what_is_no_span_is_passed_over() -> None:
     odd = [detail("topic"), detail("3:2"), detail("0:99"), detail("a:b"), detail("1:"), detail("0:2", words=""), {}]
     assert marked("text", odd) == [Piece("text")]

@@ -66,12 +66,16 @@ def test_each_label_has_a_verdict_and_the_task_has_theirs(work: Work) -> None:
     assert doubted.rank < first.rank
 
 
+MACHINES = {2: ("sports", "a, b"), 3: (), 4: ("a, b",)}
+
+
 def test_people_are_certain_also_of_the_empty_set(work: Work) -> None:
     found = by_task(SetOfLabels().judge(work))
     for task_id, labels in sets.PEOPLE.items():
         one = found[task_id]
         assert (one.label, one.source, one.flag, one.score) == (sets.said(labels), Source.HUMAN, Flag.CLEAN, 1.0)
         assert one.rank > 3
+        assert one.machine_label == sets.said(MACHINES[task_id]), "what would be said without them is told, too"
     assert found[4].llm_label == '["a, b"]'
     told = summary(work.store, work.project, list(found.values()))["agreement"]
     assert (told["n"], told["llm"], told["slm"]) == (3, pytest.approx(1 / 3, abs=1e-3), pytest.approx(2 / 3, abs=1e-3))

@@ -114,6 +114,9 @@ def test_a_persons_spans_count_whatever_machines_say_also_where_they_overlap(wor
     found = judged(work)
     assert (found[1].label, found[1].source, found[1].score, found[1].flag) == (theirs, Source.HUMAN, 1.0, Flag.CLEAN)
     assert (found[2].label, found[2].source, found[2].flag) == ("[]", Source.HUMAN, Flag.CLEAN)
+    assert set(read_spans(found[1].machine_label) or ()) == {BOB, ROME}, "what would be said without them is told, too"
+    assert found[10].machine_label == found[10].label
+    assert found[99].machine_label is None
     assert {found[1].rank, found[2].rank} == {USUAL + 4, USUAL + 5}, "behind everything that is still to be looked at"
 
 
@@ -130,6 +133,9 @@ def test_a_span_that_the_slm_has_not_judged_is_no_error(work: Work) -> None:
 
 
 def test_without_its_arrays_a_round_trains_again(work: Work) -> None:
+    [current], space = work.store.rounds(1), work.project.label_space
+    assert corpus_arrays.is_kept(work.settings, current, space)
     (work.folder / span_arrays.FILE).write_bytes(b"broken")
+    assert not corpus_arrays.is_kept(work.settings, current, space), "a rollback to it could not label new tasks"
     assert SpanLabels().judge(work) is None
     assert SpanLabels().judge_new(work, []) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -170,3 +171,5 @@ def test_the_hint_names_doubtful_spans_by_their_words_the_least_sure_first() -> 
     found = fields([verdict], space=space, hint=True)
     assert found["coral_hint"][7] == "**Doubtful:** LOC “Rome” 41 % · missing? LOC “\\*Oslo\\*” 30 %"
     assert found["coral_llm"][7] == "LOC", "few different values: each one is a request"
+    odd = Detail("4:8", "no", 0.41, Flag.NOISY, llm_label="no", words="Rome")
+    assert columns.hint_line(replace(verdict, details=(odd,))) == "**Doubtful:** no “Rome” 41 %", "a label of that name"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coral_backend import export
 from coral_backend.exceptions import NotFoundError
+from coral_backend.labels import SPANS, Span, write_spans
 from coral_backend.status import status_of
 from coral_backend.store import Store, browse, figures
 from coral_backend.store.browse import Filters
-from coral_backend.types import HumanLabel, Sample
-from tests.filled_store import LONG_AGO, PROJECT, fill, put_sample
+from coral_backend.types import HumanLabel, Project, Sample
+from tests.filled_store import LONG_AGO, PROJECT, SPACE, fill, put_sample, save_project
 
 
 @pytest.fixture
@@ -129,3 +132,21 @@ def test_a_like_sign_is_a_letter(store: Store) -> None:
 def test_an_unknown_task_is_not_found(store: Store) -> None:
     with pytest.raises(NotFoundError, match="no task 99"):
         browse.one(store, PROJECT, 1, 99)
+
+
+def test_a_label_of_spans_finds_the_tasks_that_have_such_a_span(tmp_path: Path) -> None:
+    labels = ("PER", "PER, LOC", 'a"]')
+    said = ('[[0, 4, "PER"]]', '[[0, 4, "PER, LOC"], [5, 6, "PER"]]', "[]", write_spans([Span(0, 2, 'a"]')]), None)
+    store = Store(f"sqlite:///{tmp_path / 'spans.sqlite3'}")
+    save_project(store)
+    store.save_project(Project(PROJECT, "Names", "", "hash", replace(SPACE, labels=labels, kind=SPANS)))
+    for task_id, one in enumerate(said, 1):
+        put_sample(store, task_id, "some text", one)
+
+    def found(label: str) -> list[int]:
+        return sorted(line.task_id for line in browse.page(store, PROJECT, None, Filters(llm=label, spans=True)).lines)
+
+    assert [found(label) for label in labels] == [[1, 2], [2], [4]]
+    assert found("") == [3, 5], "no spans, and no answer"
+    assert found("per") == found("LOC") == found('a\\"]') == []
+    store.close()

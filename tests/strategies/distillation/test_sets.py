@@ -143,7 +143,7 @@ def test_balanced_losses_do_not_hang_on_how_frequent_a_label_is() -> None:
     np.testing.assert_allclose(losses, np.log(2.0))
 
 
-def test_an_llm_stays_unless_noisy_and_contradicted_and_people_are_certain() -> None:
+def test_an_llm_stays_unless_noisy_and_contradicted_whatever_people_say_of_the_sample() -> None:
     llm = np.tile([[1, 0]], (100, 1))
     probs = np.full((100, 2), [0.9, 0.05])
     p_clean = np.ones((100, 2))
@@ -157,7 +157,7 @@ def test_an_llm_stays_unless_noisy_and_contradicted_and_people_are_certain() -> 
     yes = combine_sets(llm, None, probs, p_clean, human)
     assert yes[0, 0] < 0.5 <= yes[1, 0]
     assert yes[2, 1] > 0.5
-    np.testing.assert_array_equal(yes[4], [0.0, 1.0])
+    assert yes[4, 0] > 0.5 > yes[4, 1], "a person says otherwise, and that is not the machines' word"
     assert yes[3, 0] > 0.5 > yes[3, 1]
     assert ((yes >= 0) & (yes <= 1)).all()
 
