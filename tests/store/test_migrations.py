@@ -7,7 +7,10 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from coral_backend.store import Store, checks, option_versions
+from sqlalchemy import inspect, select, text
+
+from coral_backend.store import Store, checks, option_versions, tables
+from coral_backend.store.migrations import MIGRATIONS
 from coral_backend.types import Detail, Flag, Project, Source
 from tests import filled_store as filled
 
@@ -95,3 +98,29 @@ def test_a_project_of_an_older_coral_goes_on_with_the_one_control_it_had(tmp_pat
     assert store.opinions.of_round(filled.PROJECT, 1) == said
     store.close()
     Store(f"sqlite:///{path}").close()
+
+
+def test_a_database_before_details_becomes_todays_step_by_step(url: str) -> None:
+    """As it was before sets, slices and several controls, in SQLite and in PostgreSQL."""
+    filled.fill(store := Store(url))
+    round_id = store.rounds(filled.PROJECT)[0].id
+    before = (store.llm_labels(filled.PROJECT), store.samples(filled.PROJECT), store.verdicts(filled.PROJECT, round_id))
+    newer = {"verdicts": ("details", "machine_label"), "samples": ("slice",), "opinions": ("control",)}
+    with store.writing() as connection:
+        for table, columns in newer.items():
+            for column in columns:
+                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        for table in ("checks", "control_labels"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("DELETE FROM migrations WHERE name > 'm006_dashboard'"))
+    store.close()
+    store = Store(url)
+    after = (store.llm_labels(filled.PROJECT), store.samples(filled.PROJECT), store.verdicts(filled.PROJECT, round_id))
+    assert after == before
+    with store.reading() as connection:
+        for table in tables.metadata.sorted_tables:
+            there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+            assert there == {column.name for column in table.columns}, table.name
+        applied = list(connection.scalars(select(tables.migrations.c.name).order_by(tables.migrations.c.name)))
+    assert applied == [step.__name__ for step in MIGRATIONS]
+    store.close()
