@@ -124,9 +124,9 @@ def test_a_database_before_details_becomes_todays_step_by_step(url: str) -> None
     after = (store.llm_labels(filled.PROJECT), store.samples(filled.PROJECT), store.verdicts(filled.PROJECT, round_id))
     assert after == before
     with store.reading() as connection:
-        for table in tables.metadata.sorted_tables:
-            there = {column["name"] for column in inspect(connection).get_columns(table.name)}
-            assert there == {column.name for column in table.columns}, table.name
+        for made in tables.metadata.sorted_tables:
+            there = {column["name"] for column in inspect(connection).get_columns(made.name)}
+            assert there == {column.name for column in made.columns}, made.name
         applied = list(connection.scalars(select(tables.migrations.c.name).order_by(tables.migrations.c.name)))
     assert applied == [step.__name__ for step in MIGRATIONS]
     store.close()
