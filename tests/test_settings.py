@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,20 @@ def test_every_field_has_a_name_in_the_environment_and_a_description() -> None:
 def test_our_own_columns_are_no_recorded_labels() -> None:
     with pytest.raises(SettingsError, match="CORAL's own columns"):
         Settings.load({"CORAL_RECORDED_KEY": "coral_llm"})
+
+
+@pytest.mark.parametrize("meanings", ["oops", "[1]", [1], 3, {"a": 1}, '{"a": 1}', "[" * 20_000])
+def test_meanings_that_are_none_are_refused_before_a_round_meets_them(meanings: Any) -> None:
+    said = json.dumps({"topic": {"label_definitions": meanings}})
+    with pytest.raises(SettingsError, match="label_definitions of 'topic': "):
+        Settings.load({"CORAL_CONTROL_OPTIONS": said})
+    with pytest.raises(SettingsError):
+        Settings.load({}).with_options({"control_options": said})
+
+
+@pytest.mark.parametrize("meanings", [{"a": "first"}, '{"a": "first"}'])
+def test_the_meanings_of_a_controls_labels_win_over_the_projects(meanings: Any) -> None:
+    said = json.dumps({"topic": {"label_definitions": meanings}, "mood": {"label_definitions": ""}})
+    settings = Settings.load({"CORAL_CONTROL_OPTIONS": said, "CORAL_LABEL_DEFINITIONS": '{"a": "x", "b": "second"}'})
+    assert settings.of_control("topic", ("a", "b")).definitions == {"a": "first", "b": "second"}
+    assert settings.of_control("mood", ("a",)).definitions == {"a": "x"}

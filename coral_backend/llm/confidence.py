@@ -138,9 +138,12 @@ def _chance(entry: object) -> tuple[str, float] | None:
     if not isinstance(entry, dict):
         return None
     token, logprob = entry.get("token"), entry.get("logprob")
-    if isinstance(token, str) and isinstance(logprob, int | float) and not isinstance(logprob, bool):
+    if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
+        return None
+    try:
         return token, float(logprob)
-    return None
+    except OverflowError:  # JSON has integers of any length
+        return None
 
 
 def _places(token: Token) -> dict[str, float]:

@@ -38,6 +38,9 @@ KNOTS = 8
 SQUASH = 4.0
 """Robust standard deviations beyond which a number is pulled in: an outlier must not drown its column."""
 
+FARTHEST = 1e6
+"""Robust standard deviations beyond which all numbers are the same: of larger ones the square is no number."""
+
 FREQUENT = 4
 """Rows that a word must occur in to be known as such; all rarer ones of a column are one."""
 
@@ -98,10 +101,11 @@ class Column:
     def _numbers(self, x: Floats) -> Floats:
         missing = np.isnan(x)
         x = np.where(missing, self.center, x)
-        z = (x - self.center) / self.scale
+        with np.errstate(over="ignore"):  # beside values that are nearly all next to 0
+            z = np.clip((x - self.center) / self.scale, -FARTHEST, FARTHEST)
         parts = [z / np.sqrt(1.0 + (z / SQUASH) ** 2)]
         parts += [
-            np.clip((x - low) / (high - low), 0.0, 1.0) for low, high in zip(self.knots, self.knots[1:], strict=False)
+            (np.clip(x, low, high) - low) / (high - low) for low, high in zip(self.knots, self.knots[1:], strict=False)
         ]
         parts += [missing.astype(float)] if self.gaps else []
         return np.asarray(np.stack(parts, axis=1), dtype=np.float32)
@@ -262,7 +266,7 @@ def _categorical(name: str, words: Sequence[str], *, gaps: bool) -> Column:
 def _row(text: str) -> Row:
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
 

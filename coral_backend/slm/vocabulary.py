@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coral_backend.exceptions import SettingsError
+
 __all__ = ["READS", "doubt", "readable_share", "share_of"]
 
 READS = 0.5
@@ -76,11 +78,25 @@ def _alone(text: str, start: int, end: int, letters: Sequence[bool]) -> bool:
 
 
 def share_of(folder: Path, texts: Sequence[str]) -> float | None:
-    """Return what ``readable_share`` says with the tokenizer of a model's folder; None where it has no fast one."""
+    """Return what ``readable_share`` says with the tokenizer of a model's folder; None where it has no fast one.
+
+    Raises
+    ------
+    SettingsError
+        If its file is none of a tokenizer.
+    """
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
-    return readable_share(unlimited(Tokenizer.from_file(str(path))), texts) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more special
+        raise SettingsError(
+            f"{path} is no tokenizer ({error}). Set CORAL_SLM_MODEL to a whole model, or fetch it again."
+        ) from None
+    return readable_share(unlimited(tokenizer), texts)
 
 
 def unlimited(tokenizer: Any) -> Any:

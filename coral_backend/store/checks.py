@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import and_, func, select
@@ -66,12 +66,13 @@ def draw(store: Store, project_id: int, slices: Mapping[int, str]) -> list[Drawn
     new = [task_id for task_id, name in slices.items() if task_id not in known or known[task_id].slice != name]
     last, now = max((one.place for one in known.values()), default=0), time.time()
     found = [Drawn(task_id, slices[task_id], last + number) for number, task_id in enumerate(new, 1)]
+    rows = [{"project_id": project_id, **asdict(one), "drawn_at": now} for one in found]
+    rows.sort(
+        key=lambda row: row["task_id"]
+    )  # two people may draw at once: their transactions then wait, and never for each other
     with store.writing() as connection:
-        for one in found:
-            key = and_(t.checks.c.project_id == project_id, t.checks.c.task_id == one.task_id)
-            connection.execute(t.checks.delete().where(key))
-            row = {"project_id": project_id, "task_id": one.task_id, "slice": one.slice, "place": one.place}
-            connection.execute(t.checks.insert().values(**row, drawn_at=now))
+        key, change = ("project_id", "task_id"), ("slice", "place", "drawn_at")
+        store._upsert(connection, t.checks, rows, key=key, change=change)
     return found
 
 

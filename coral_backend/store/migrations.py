@@ -84,16 +84,19 @@ def m008_slices(connection: Connection) -> None:
 def m009_controls(connection: Connection) -> None:
     """Keep what was said of each control; a project that may have several goes on with the one that it was begun with.
 
-    Until now the first that could be served was. To serve all is another label config, and a round that asks for more: that is
-    for somebody to decide. What Label Studio repeats of the options it was told counts as older, as after a change of theirs.
+    Until now the first that could be served was, which need not be the first that can be served today: so it is named. To serve
+    all is another label config, and a round that asks for more: that is for somebody to decide. What Label Studio repeats of the options it was told counts as older, as after a change of theirs.
     """
     control_labels.create(connection, checkfirst=True)
     _add_missing_columns(connection, opinions)
     v = option_versions.c
-    for row in connection.execute(select(projects.c.id, projects.c.options, projects.c.label_config)).all():
+    columns = (projects.c.id, projects.c.options, projects.c.label_config, projects.c.label_space)
+    for row in connection.execute(select(*columns)).all():
         if row.label_config.count("toName") < 2 or "controls" in row.options:
             continue
-        options = {**row.options, "controls": "first"}
+        name = str(row.label_space.get("from_name") or "")
+        can_be_named = name and name == name.strip() and "," not in name
+        options = {**row.options, "controls": name if can_be_named else "first"}
         number = connection.scalar(select(func.max(v.number)).where(v.project_id == row.id)) or 0
         first = {"project_id": row.id, "who": "before CORAL served several controls", "note": ""}
         made = {"created_at": time.time()}

@@ -53,7 +53,7 @@ def shown(text: str, columns: Mapping[str, Column]) -> str:
     """
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if not isinstance(row, dict):
         return text

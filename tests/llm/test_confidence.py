@@ -120,5 +120,11 @@ def test_a_token_that_cannot_come_is_fine() -> None:
 def test_tokens_are_read_as_the_endpoint_wrote_them() -> None:
     good = {"token": "A", "logprob": -0.5, "bytes": [65], "top_logprobs": [{"token": "B", "logprob": -1}]}
     assert tokens_of([good]) == [Token("A", -0.5, (("B", -1.0),))]
-    for bad in ({"token": "A"}, {"token": 1, "logprob": -1}, {"token": "A", "logprob": None}, {"logprob": True}):
+    for bad in (
+        {"token": "A"},
+        {"token": 1, "logprob": -1},
+        {"token": "A", "logprob": None},
+        {"logprob": True},
+        {"token": "A", "logprob": -(10**400)},
+    ):
         assert tokens_of([good, bad]) == []

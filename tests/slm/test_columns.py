@@ -81,6 +81,13 @@ def test_any_rows_become_finite_numbers_and_the_columns_survive_json(
     assert len(columns.owners) == columns.width
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[1]", "3", '"a"', "{", "null"])
+def test_an_outlier_beside_values_next_to_zero_is_a_finite_number() -> None:
+    rows = [{"a": value} for value in [1e-310, 2e-310, 3e-310, 2e-310] * 20 + [1e20, -1e20]]
+    encoded = fit(rows, {}).encode(rows)
+    assert np.isfinite(encoded).all()
+    assert encoded[-2, 0] > encoded[0, 0] > encoded[-1, 0]
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[1]", "3", '"a"', "{", "null", "[" * 20_000])
 def test_what_is_no_row_is_an_empty_one(text: str) -> None:
     assert read_rows([text]) == [{}]

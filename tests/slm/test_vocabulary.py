@@ -13,6 +13,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from coral_backend import doctor
 from coral_backend.doctor import Status
+from coral_backend.exceptions import SettingsError
 from coral_backend.slm.encoder import Encoder, embedded_folder
 from coral_backend.slm.engine import Corpus, distil
 from coral_backend.slm.vocabulary import SAMPLED, doubt, share_of
@@ -117,3 +118,11 @@ def test_the_doctor_asks_the_tokenizer_of_the_project(tmp_path: Path) -> None:
     nowhere = settings.model_copy(update={"slm_model": "nobody/nothing"})
     assert doctor._language(nowhere, store, project)[0] is Status.SKIP
     store.close()
+
+
+def test_the_doctor_says_what_is_wrong_with_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no folder here and no name at Hugging Face"):
+        doctor._encoder_folder(str(tmp_path / "misspelt" / "model"))
+    (tmp_path / "tokenizer.json").write_text('{"model": "broken"}')
+    with pytest.raises(SettingsError, match=r"tokenizer\.json is no tokenizer"):
+        share_of(tmp_path, MARATHI)

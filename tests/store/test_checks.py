@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -74,3 +77,21 @@ def test_only_random_tasks_say_how_good_the_machine_is(store: Store) -> None:
     found = {one.slice: one for one in checks.found_in_slices(store, filled.PROJECT, round_id)}
     assert (found["en"].drawn, found["en"].drawn_checked, found["en"].machine_right) == (2, 2, 1)
     assert (found["mr"].drawn, found["mr"].drawn_checked) == (0, 0)
+
+
+def test_two_people_may_draw_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled.fill(store := Store(url))
+    both_have_read, known = threading.Barrier(2, timeout=30), checks.drawn
+
+    def drawn(*about: Any) -> list[checks.Drawn]:
+        found = known(*about)
+        both_have_read.wait()
+        return found
+
+    monkeypatch.setattr(checks, "drawn", drawn)
+    with ThreadPoolExecutor(2) as people:
+        drawing = [people.submit(checks.draw, store, filled.PROJECT, {3: "", 1: "", 2: ""}) for _ in range(2)]
+        assert drawing[0].result() == drawing[1].result()
+    monkeypatch.undo()
+    assert [one.task_id for one in checks.drawn(store, filled.PROJECT)] == [3, 1, 2]
+    store.close()

@@ -7,7 +7,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from coral_backend.store import Store, checks, option_versions
+from sqlalchemy import inspect, select, text
+
+from coral_backend.labelstudio.control_tags import parse_config
+from coral_backend.store import Store, checks, option_versions, tables
+from coral_backend.store.migrations import MIGRATIONS
 from coral_backend.types import Detail, Flag, Project, Source
 from tests import filled_store as filled
 
@@ -80,6 +84,8 @@ def test_a_project_of_an_older_coral_goes_on_with_the_one_control_it_had(tmp_pat
     filled.fill(store := Store(f"sqlite:///{path}"))
     two = filled.CONFIG.replace("</View>", '<Rating name="stars" toName="text"/></View>')
     store.save_project(Project(2, "Two", two, "hash", filled.SPACE, options={"epochs": 5}))
+    spans = '<Labels name="who" toName="text"><Label value="PER"/></Labels>'
+    store.save_project(Project(3, "Three", two.replace("<Choices", f"{spans}<Choices"), "hash", filled.SPACE))
     said = store.opinions.of_round(filled.PROJECT, 1)
     store.close()
     with closing(sqlite3.connect(path)) as old, old:
@@ -87,11 +93,40 @@ def test_a_project_of_an_older_coral_goes_on_with_the_one_control_it_had(tmp_pat
         old.execute("ALTER TABLE opinions DROP COLUMN control")
         old.execute("DELETE FROM migrations WHERE name = 'm009_controls'")
     store = Store(f"sqlite:///{path}")
-    assert store.project(2).options == {"epochs": 5, "controls": "first"}
+    assert store.project(2).options == {"epochs": 5, "controls": "label"}
     assert store.project(filled.PROJECT).options == {}, "it has one control, and nothing to decide"
+    third = store.project(3)
+    goes_on = parse_config(third.label_config, third.options["controls"])
+    assert goes_on.from_name == "label", "spans, which stand before it, were not served"
     newest, before = option_versions.history(store, 2)
-    assert (newest.options, before.options) == ({"epochs": 5, "controls": "first"}, {"epochs": 5})
+    assert (newest.options, before.options) == ({"epochs": 5, "controls": "label"}, {"epochs": 5})
     assert option_versions.is_superseded(store, 2, {"epochs": 5}), "Label Studio repeats it; that is no wish to go back"
     assert store.opinions.of_round(filled.PROJECT, 1) == said
     store.close()
     Store(f"sqlite:///{path}").close()
+
+
+def test_a_database_before_details_becomes_todays_step_by_step(url: str) -> None:
+    """As it was before sets, slices and several controls, in SQLite and in PostgreSQL."""
+    filled.fill(store := Store(url))
+    round_id = store.rounds(filled.PROJECT)[0].id
+    before = (store.llm_labels(filled.PROJECT), store.samples(filled.PROJECT), store.verdicts(filled.PROJECT, round_id))
+    newer = {"verdicts": ("details", "machine_label"), "samples": ("slice",), "opinions": ("control",)}
+    with store.writing() as connection:
+        for table, columns in newer.items():
+            for column in columns:
+                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        for table in ("checks", "control_labels"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("DELETE FROM migrations WHERE name > 'm006_dashboard'"))
+    store.close()
+    store = Store(url)
+    after = (store.llm_labels(filled.PROJECT), store.samples(filled.PROJECT), store.verdicts(filled.PROJECT, round_id))
+    assert after == before
+    with store.reading() as connection:
+        for made in tables.metadata.sorted_tables:
+            there = {column["name"] for column in inspect(connection).get_columns(made.name)}
+            assert there == {column.name for column in made.columns}, made.name
+        applied = list(connection.scalars(select(tables.migrations.c.name).order_by(tables.migrations.c.name)))
+    assert applied == [step.__name__ for step in MIGRATIONS]
+    store.close()
