@@ -128,7 +128,7 @@ def test_every_verb_has_a_help(verb: str) -> None:
 
 def test_the_promised_verbs_are_there() -> None:
     assert set(cli.main.commands) == {
-        "changes", "connect", "demo", "doctor", "export", "rollback", "round", "serve", "status", "strategies", "up", "worker",
+        "changes", "check", "connect", "demo", "doctor", "export", "rollback", "round", "serve", "status", "strategies", "up", "worker",
     }  # fmt: skip
 
 

@@ -179,6 +179,7 @@ def test_a_connected_project_is_well_in_both_directions(
         "model": Status.WARN,  # no round yet
         "readable": Status.OK, "backend": Status.OK, "webhook": Status.OK, "address filter": Status.OK,
         "last event": Status.OK,
+        "language": Status.SKIP,  # no texts yet
     }  # fmt: skip
     assert "2 min ago" in found["last event"].found
     assert [hook["url"] for hook in client.hooks] == [f"{NOBODY}/webhook"], "the trial webhook is gone"
