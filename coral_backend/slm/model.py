@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -222,14 +222,7 @@ class TextModel(Model):
     @classmethod
     def restore(cls, facts: dict[str, Any], tensors: dict[str, dict[str, Any]], parts: ModelParts) -> TextModel:
         """Return the model, if the encoder is still the one that it was trained on."""
-        config = SLMConfig(
-            model=str(facts["encoder"]), max_length=int(facts["max_length"]), frozen_share=float(facts["frozen_share"])
-        )
-        encoder = Encoder.load(config.model, config.max_length)
-        if fingerprint(encoder) != facts["encoder_sha256"]:
-            raise ModelFileError(
-                f"The encoder {config.model!r} is not the one that this model was trained on. Train again."
-            )
+        config, encoder = encoder_of(facts)
         halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
         networks = [TextNetwork(halves, parts.n_classes, 0.0) for _ in parts.states]
         for network, state in zip(networks, parts.states, strict=True):
@@ -262,6 +255,25 @@ def state_of(arrays: dict[str, Any], i: int) -> dict[str, Tensor]:
         for name, a in arrays.items()
         if name.startswith(prefix)
     }
+
+
+def encoder_of(facts: Mapping[str, Any]) -> tuple[SLMConfig, Encoder]:
+    """Return the encoder that a model's facts name, and how the model reads it.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not the one that the model was trained on, or cannot be loaded.
+    """
+    config = SLMConfig(
+        model=str(facts["encoder"]), max_length=int(facts["max_length"]), frozen_share=float(facts["frozen_share"])
+    )
+    encoder = Encoder.load(config.model, config.max_length)
+    if fingerprint(encoder) != facts["encoder_sha256"]:
+        raise ModelFileError(
+            f"The encoder {config.model!r} is not the one that this model was trained on. Train again."
+        )
+    return config, encoder
 
 
 def fingerprint(encoder: Encoder) -> str:

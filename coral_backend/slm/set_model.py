@@ -14,7 +14,7 @@ from coral_backend.exceptions import ModelFileError
 from coral_backend.slm.corpus import SLMConfig
 from coral_backend.slm.encoder import Encoder, Halves
 from coral_backend.slm.learnable import log_odds, score
-from coral_backend.slm.model import fingerprint, ready, state_of
+from coral_backend.slm.model import encoder_of, fingerprint, ready, state_of
 from coral_backend.slm.model_files import read_model, write_model
 from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.views import frozen_layers
@@ -113,14 +113,7 @@ class SetModel:
 
     @classmethod
     def _restore(cls, facts: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> SetModel:
-        config = SLMConfig(
-            model=str(facts["encoder"]), max_length=int(facts["max_length"]), frozen_share=float(facts["frozen_share"])
-        )
-        encoder = Encoder.load(config.model, config.max_length)
-        if fingerprint(encoder) != facts["encoder_sha256"]:
-            raise ModelFileError(
-                f"The encoder {config.model!r} is not the one that this model was trained on. Train again."
-            )
+        config, encoder = encoder_of(facts)
         halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
         networks = [TextNetwork(halves, int(facts["n_classes"]), 0.0) for _ in range(int(facts["n_networks"]))]
         for i, network in enumerate(networks):

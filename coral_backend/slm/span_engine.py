@@ -16,7 +16,7 @@ from coral_backend.exceptions import ModelFileError, TrainingError
 from coral_backend.labels import Span
 from coral_backend.slm.corpus import SLMConfig
 from coral_backend.slm.encoder import Encoder, Halves
-from coral_backend.slm.model import fingerprint
+from coral_backend.slm.model import encoder_of, fingerprint
 from coral_backend.slm.model_files import read_model, write_model
 from coral_backend.slm.token_network import TokenInputs, TokenNetwork, score
 from coral_backend.slm.token_training import TokenLabels, train_tokens
@@ -203,16 +203,7 @@ class SpanModel:
         """
         facts, tensors = read_model(Path(folder))
         try:
-            config = SLMConfig(
-                model=str(facts["encoder"]),
-                max_length=int(facts["max_length"]),
-                frozen_share=float(facts["frozen_share"]),
-            )
-            encoder = Encoder.load(config.model, config.max_length)
-            if fingerprint(encoder) != facts["encoder_sha256"]:
-                raise ModelFileError(
-                    f"The encoder {config.model!r} is not the one that this model was trained on. Train again."
-                )
+            config, encoder = encoder_of(facts)
             halves, labels = encoder.halves(frozen_layers(encoder, config.frozen_share)), tuple(facts["labels"])
             networks = [
                 _network(halves, tensors["networks"], i, len(labels), encoder) for i in range(int(facts["n_networks"]))
