@@ -21,7 +21,6 @@ from coral_backend.exceptions import (
     CoralError,
     LabelStudioError,
     LeaseLostError,
-    QueueUnavailableError,
     SettingsError,
 )
 from coral_backend.labelstudio.client import LabelStudioClient
@@ -264,12 +263,3 @@ def _context() -> Iterator[tuple[Settings, Store]]:
         yield settings, store
     finally:
         store.close()
-
-
-def queue_is_up(settings: Settings) -> bool:
-    """Say whether Redis answers."""
-    try:
-        queue.connect(settings).ping()
-    except QueueUnavailableError:
-        return False
-    return True
