@@ -20,6 +20,7 @@ from coral_backend.rounds import RoundRunner, prompt_for, round_lease
 from coral_backend.settings import Settings
 from coral_backend.store import Store
 from coral_backend.types import Answer, Project, Sample, Stage
+from coral_backend.worker import prepare as prepare_worker
 
 CONFIG = (
     '<View><Text name="text" value="$text"/><Choices name="label" toName="text">'
@@ -147,4 +148,5 @@ def _no_label_studio() -> NoReturn:
 
 
 if __name__ == "__main__":
+    prepare_worker()  # a job is a fork of a worker that has done this
     print(json.dumps(work(Job(**json.loads(sys.argv[1])))))

@@ -6,7 +6,9 @@ whoever goes on after a crash asks only what has no answer yet.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +134,8 @@ class Annotation:
         Called with all answers of the first wave; returns the opinion of a small model that learned from them.
     beside : sequence of int
         Further rounds whose opinions say what is usual, where a strategy compares samples.
+    seconds : float
+        After so long an annotator is asked nothing new; what was asked is waited for, the rest is for the next ``advance``.
     decided : int
         Samples that the last ``advance`` decided about.
     """
@@ -146,6 +150,7 @@ class Annotation:
     known: Mapping[int, Sequence[Opinion]] = field(default_factory=dict)
     look: Look | None = None
     beside: Sequence[int] = ()
+    seconds: float = math.inf
     decided: int = field(default=0, init=False)
 
     def advance(self, undecided: Sequence[Sample], total: int, limit: int, report: Report, *, beyond: int = 0) -> bool:
@@ -216,7 +221,7 @@ class Annotation:
                 count.decided += self._keep(sample, [*before, newest], strategy)
                 count.done += 1
 
-            annotator.annotate(_noted(questions.about(mine), put), keep, count.tell)
+            annotator.annotate(_in_time(_noted(questions.about(mine), put), self.seconds), keep, count.tell)
             count.tell(last=True)
 
     def _look(self, depth: int, said: Mapping[int, Sequence[Said]]) -> None:
@@ -288,6 +293,15 @@ def _noted(questions: Iterable[Question], put: dict[int, Question]) -> Iterator[
     for question in questions:
         put[question.sample.task_id] = question
         yield question
+
+
+def _in_time(questions: Iterable[Question], seconds: float) -> Iterator[Question]:
+    """Yield `questions`, at least one, until so many seconds are over."""
+    until = time.monotonic() + seconds
+    for question in questions:
+        yield question
+        if time.monotonic() > until:
+            return
 
 
 class FirstLook:

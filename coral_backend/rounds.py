@@ -8,6 +8,7 @@ a revision of it (``coral round --retrain``, or enough new human labels) only le
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,8 @@ MOST_NAMED = 50
 """So many tasks whose text speaks to the model are named in a round's metrics."""
 ASKING = "asking"
 """Under this name a round's progress has where the last chunk of questions ended; of several controls, with each one's name."""
+TURN_SECONDS = 300.0
+"""After so long a job asks nothing new, whatever ``annotate_chunk`` allows: other projects' rounds wait for their turn."""
 MAX_SETBACKS = 20
 """How often a round is tried again while Label Studio or another part is away, before it pauses for a person."""
 
@@ -260,7 +263,13 @@ class RoundRunner:
         self.store.update_round(step.round.id, step.lease, config_hash=project.config_hash)
         report = self._reporter(step)
         seen = sync_samples(self.store, client, step.settings, project, report)
-        usable = sum(sample.problem is None for sample in self.store.samples(project_id))
+        usable, orders = 0, []
+        for sample in self._all_samples(step):
+            usable += sample.problem is None
+            if gives_orders(sample.text):
+                orders.append(sample.task_id)
+        told = {"giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]}}
+        self.store.update_round(step.round.id, step.lease, metrics={**step.round.metrics, **told})
         report(seen, seen, {"usable": usable}, last=True)
         return Stage.ANNOTATE
 
@@ -283,11 +292,9 @@ class RoundRunner:
         if self._waits_for_batches(step) or not finished:
             return Stage.ANNOTATE
         links = self.store.opinions.usage(step.project.id, step.round.number)
-        orders = [s.task_id for s in self._all_samples(step) if gives_orders(s.text)]
         told = {
             "task_strategy": ", ".join(dict.fromkeys(part.annotation.questions.strategy.name for part in parts)),
             "links": links,
-            "giving_orders": {"count": len(orders), "task_ids": orders[:MOST_NAMED]},
         }
         metrics = {**self.store.round(step.round.id).metrics, **told}
         self.store.update_round(step.round.id, step.lease, metrics=metrics)
@@ -306,6 +313,7 @@ class RoundRunner:
         return finished
 
     def _ask_of(self, step: Step, annotation: Annotation, report: Report, *, in_batches: bool) -> bool:
+        annotation.seconds = math.inf if in_batches else TURN_SECONDS
         if in_batches or annotation.strategy.waits:
             todo, left, total = self.unanswered(step).count()
             limit = left if in_batches else step.settings.annotate_chunk

@@ -251,7 +251,10 @@ class Settings(BaseModel):
         description="Share of the tasks that people plan to look at.",
     )
     annotate_chunk: int = Field(
-        default=1000, ge=1, alias="CORAL_ANNOTATE_CHUNK", description="Samples that one annotation job takes."
+        default=20_000,
+        ge=1,
+        alias="CORAL_ANNOTATE_CHUNK",
+        description="Most samples that one annotation job takes; it ends after five minutes in any case.",
     )
     keep_versions: int = Field(
         default=2, ge=1, alias="CORAL_KEEP_VERSIONS", description="Prediction versions kept in Label Studio."

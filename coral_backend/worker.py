@@ -5,6 +5,8 @@ Two processes, because the worker forks for every job, and a fork beside a threa
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import os
 import sys
@@ -17,7 +19,11 @@ from coral_backend.ticker import run_ticker
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["run_worker_forever"]
+__all__ = ["prepare", "run_worker_forever"]
+
+LOADED_ONCE = ("coral_backend.jobs", "coral_backend.llm.openai")
+"""Loaded before the first job, since every job is a fork: it would load them again, for one to two seconds. Not torch, which
+few jobs need and which takes 200 MB."""
 
 
 def run_worker_forever(settings: Settings) -> None:
@@ -42,7 +48,16 @@ def run_worker_forever(settings: Settings) -> None:
             logger.info("worker: stopping")
 
 
+def prepare() -> None:
+    """Load what every job needs, and keep it out of the garbage collector's way: it goes through all objects again and again."""
+    for name in LOADED_ONCE:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
 def _serve() -> None:
+    prepare()
     settings = Settings.load()
     logs.configure(settings)
     queue.run_worker(settings)

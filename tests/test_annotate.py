@@ -207,6 +207,21 @@ def test_a_chunk_reads_on_where_the_last_one_ended(
     assert here.store.llm_labels(1)[2].label == "good"
 
 
+def test_a_job_that_takes_long_leaves_the_rest_to_the_next(
+    world: Callable[..., World], server: ScriptedOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "TURN_SECONDS", 0.0)
+    here = world(annotation="single", n_demos=0, annotate_chunk=1000)
+    begun, jobs = here.begin(), 0
+    runner = here.runner
+    while here.store.round(begun.id).stage in (Stage.SYNC, Stage.ANNOTATE):
+        runner.advance(begun.id)
+        jobs += 1
+    assert jobs == 32, "the sync, a job for each of 30 texts, and one that finds nothing left"
+    assert len(server.history) == 30, "nothing is asked twice"
+    assert len(here.store.llm_labels(1)) == 30
+
+
 def test_an_interrupted_chunk_is_finished_before_the_next(world: Callable[..., World], server: ScriptedOpenAI) -> None:
     here = world(annotation="single", n_demos=0)
     server.answer = stop_after(17)
