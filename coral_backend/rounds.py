@@ -410,13 +410,19 @@ class RoundRunner:
     def _distil(self, step: Step) -> Stage:
         """Train the SLM on noisy and human labels, and keep its out-of-sample arrays."""
         project = self.store.project(step.project.id)  # its counter is read before the labels it counts
-        work = self._work(step, project)
+        work = replace(self._work(step, project), earlier=self._earlier_folder(step, project))
         if all(sample.problem is not None for sample in self.store.samples(project.id)):
             raise InputError(nothing_to_label(project, 0))
         facts = kind_of(project.label_space).distil(work, self._reporter(step))
         metrics = {**step.round.metrics, **facts}
         self.store.update_round(step.round.id, step.lease, metrics=metrics, through_change=project.changes)
         return Stage.FLAG
+
+    def _earlier_folder(self, step: Step, project: Project) -> Path | None:
+        """Return the folder of the round that serves, where this one only learns anew from what people said."""
+        if step.round.revision == 0 or project.active_round is None:
+            return None
+        return corpus_arrays.round_folder(step.settings, self.store.round(project.active_round))
 
     def _work(self, step: Step, project: Project) -> Work:
         return Work(self.store, project, step.settings, corpus_arrays.round_folder(step.settings, step.round))

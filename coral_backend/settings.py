@@ -240,6 +240,11 @@ class Settings(BaseModel):
         alias="CORAL_RETRAIN_SECONDS",
         description="Or quiet seconds after the last, if any is new.",
     )
+    retrain_tier: Literal["auto", "features", "full"] = Field(
+        default="auto",
+        alias="CORAL_RETRAIN_TIER",
+        description="What a retraining learns anew: all (full), what takes seconds (features), or by size and changes (auto).",
+    )
     reconcile_seconds: float = Field(
         default=300.0, ge=1, alias="CORAL_RECONCILE_SECONDS", description="How often annotations are read back."
     )
@@ -394,7 +399,7 @@ class Settings(BaseModel):
 PROJECT_OPTIONS = frozenset(
     {
         "annotator", "llm_model", "recorded_key", "slice_key", "max_text_chars", "task_strategy", "first_demonstration",
-        "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "seed",
+        "demonstration", "n_demos", "slm_model", "epochs", "warmup_epochs", "p_threshold", "max_length", "retrain_tier", "seed",
         "prompt_task", "prompt_demonstration", "prompt_output", "label_definitions", "review_share",
         "budget", "batch",
         "annotation", "votes", "llm_models", "llm_context", "llm_labels", "llm_confidence",

@@ -12,7 +12,7 @@ import numpy as np
 
 from coral_backend.exceptions import LabelStudioError
 from coral_backend.labelstudio.client import LabelStudioHTTPError, PushReport
-from coral_backend.slm.engine import Corpus, Distilled, SLMConfig
+from coral_backend.slm.engine import Corpus, Distilled, Earlier, SLMConfig
 from coral_backend.types import Floats
 
 CONFIG = """<View><Text name="text" value="$text"/><Choices name="label" toName="text">
@@ -132,9 +132,15 @@ def annotation(annotation_id: int, label: str, at: str = "2026-01-01T10:00:00Z")
 
 
 def quick_distil(
-    corpus: Corpus, config: SLMConfig, *, progress: Callable[[int, int, Mapping[str, Any]], None], save_to: Path
+    corpus: Corpus,
+    config: SLMConfig,
+    *,
+    progress: Callable[[int, int, Mapping[str, Any]], None],
+    save_to: Path,
+    earlier: Earlier | None = None,
 ) -> Distilled:
     """Stand in for the training: an SLM that believes the word "good" and has no doubts to speak of."""
+    assert earlier is None, "it leaves nothing that could serve again"
     progress(1, 1, {"epoch": 1, "loss": 0.1})
     save_to.mkdir(parents=True, exist_ok=True)
     says = np.array(["good" in text for text in corpus.texts], dtype=int)

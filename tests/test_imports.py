@@ -25,7 +25,7 @@ FILES = sorted(
 LEAVES = {"controls", "labels", "types", "exceptions", "settings", "logs"}
 ROOMS = {"llm", "slm", "labelstudio", "store"}
 BELOW_ROUNDS = {
-    "annotate", "batch_clerk", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kinds", "probe", "span_arrays",
+    "annotate", "batch_clerk", "batches", "corpus_arrays", "costs", "demos", "effects", "follow", "heartbeat", "kept_views", "kinds", "probe", "span_arrays",
     "questions", "review", "slices", "summary", "sync", "task_prompt", "unanswered",
 }  # fmt: skip
 """Modules and packages beside ``rounds`` that are parts of it."""

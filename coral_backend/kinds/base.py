@@ -26,12 +26,15 @@ class Work:
         The round's.
     folder : Path
         The round's own, for the model (``model``) and the arrays; both are derived and may be lost.
+    earlier : Path or None
+        In a retraining the folder of the round that serves: what it learned may serve again.
     """
 
     store: Store
     project: Project
     settings: Settings
     folder: Path
+    earlier: Path | None = None
 
 
 @dataclass(frozen=True)

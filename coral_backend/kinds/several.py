@@ -100,7 +100,9 @@ def works_of(work: Work) -> Iterator[tuple[str, Work]]:
     for space in work.project.label_space.controls:
         project = project_of(work.project, space)
         store, settings = view_of(work.store, work.project, space), settings_of(work.settings, project)
-        yield space.from_name, Work(store, project, settings, _made(work.folder / folder_name(space.from_name)))
+        name = folder_name(space.from_name)
+        earlier = None if work.earlier is None else work.earlier / name
+        yield space.from_name, Work(store, project, settings, _made(work.folder / name), earlier)
 
 
 def _made(folder: Path) -> Path:

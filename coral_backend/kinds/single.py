@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from coral_backend import corpus_arrays
+from coral_backend import corpus_arrays, kept_views
+from coral_backend.exceptions import ModelFileError
 from coral_backend.kinds.base import Judged, Work
 from coral_backend.slices import told_of_slices
 from coral_backend.store import Store
@@ -18,6 +21,8 @@ from coral_backend.types import UNLABELED, Floats, Ints, Progress, Project, Samp
 from strategies.distillation.label_names import label_sentences
 
 __all__ = ["SingleLabel"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,21 @@ class SingleLabel:
         )
         # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
         config = replace(SLMConfig.from_settings(work.settings), frozen_view=not is_embedded(work.store, project))
-        distilled = distil(corpus, config, progress=progress, save_to=work.folder / "model")
+        key = kept_views.corpus_key(table, {**config.reads(), "labels": space.labels, "slm": strategy.slm})
+        earlier = kept_views.earlier_of(work.earlier, table, key, work.settings)
+        learn = partial(distil, corpus, config, progress=progress, save_to=work.folder / "model")
+        try:
+            distilled = learn(earlier=earlier)
+        except ModelFileError as error:
+            if earlier is None:
+                raise
+            logger.warning("project %d: its model cannot serve again, all is learned anew: %s", project.id, error)
+            earlier, distilled = None, learn()
         corpus_arrays.save_arrays(work.folder, table.task_ids, distilled)
+        if distilled.kept is not None and strategy.slm == "text":  # of rows everything is learned anew
+            kept_views.keep(work.folder, distilled.kept, key)
         return {
+            "tier": "full" if earlier is None else "features-only",
             "history": distilled.history,
             "gmm": distilled.gmm,
             "notes": distilled.notes,

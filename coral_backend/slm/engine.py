@@ -11,12 +11,12 @@ import numpy as np
 
 from coral_backend.exceptions import TrainingError
 from coral_backend.slm.corpus import Corpus, SLMConfig
+from coral_backend.slm.earlier import Earlier, Kept
 from coral_backend.slm.families import FAMILIES, LearnedViews
-from coral_backend.slm.learnable import score
 from coral_backend.slm.model import Model, probabilities
 from coral_backend.slm.training import Ticker, TrainingPlan, divide, given_losses
 from coral_backend.slm.views import Stopwatch, pool
-from coral_backend.types import UNLABELED, Floats, Progress
+from coral_backend.types import UNLABELED, Floats, Ints, Progress
 from strategies.distillation.gmm_split import Split
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class Distilled:
         ``training``, ``scoring``.
     notes : list of str
         What a person should know, in sentences.
+    kept : Kept or None
+        What a later training of the same samples need not do again.
     """
 
     probs: Floats
@@ -58,9 +60,12 @@ class Distilled:
     gmm: dict[str, Any]
     seconds: dict[str, float]
     notes: list[str]
+    kept: Kept | None = None
 
 
-def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Path) -> Distilled:
+def distil(
+    corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Path, earlier: Earlier | None = None
+) -> Distilled:
     """Learn from the corpus, score every sample out of sample, and write the model for new texts.
 
     Parameters
@@ -74,6 +79,8 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
         nothing is written.
     save_to : Path
         Folder of the model; replaced only when the new one is complete.
+    earlier : Earlier, optional
+        An earlier training of the same samples: its networks are kept, and only what takes seconds is learned anew.
 
     Returns
     -------
@@ -101,8 +108,9 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
         )
     watch = Stopwatch()
     slm = FAMILIES[corpus.family](corpus, config)
-    ticker = Ticker(progress, _work(len(given), n_labelled, slm.plan))
-    learned: LearnedViews = slm.learn(ticker, watch)
+    n_passes = _work(len(given), n_labelled, slm.plan) if earlier is None else 1
+    ticker = Ticker(progress, n_passes)
+    learned: LearnedViews = slm.learn(ticker, watch) if earlier is None else slm.relearn(earlier, ticker, watch)
     trained, cheap = learned.trained, list(learned.cheap.values())
     told = {"named": learned.named, "shifted": learned.shifted}
     _, log_probs = pool(trained.views, cheap, given, **told)
@@ -110,20 +118,27 @@ def distil(corpus: Corpus, config: SLMConfig, *, progress: Progress, save_to: Pa
     # New samples are read by the networks as they are at the end.
     blend, _ = pool(trained.views[-1:], cheap, given, **told)
     p_clean, split = _p_clean(corpus, log_probs, slm.plan)
-    everything = range(len(learned.inputs))
-    _, features = score(trained.networks[0], learned.inputs, everything, lambda n: ticker.tick(n, stage="scoring"))
     slm.model(learned, blend, split).save(save_to)
     watch.lap("scoring")
     return Distilled(
         probs=probabilities(log_probs),
         losses=given_losses(log_probs, given),
         p_clean=p_clean,
-        features=features,
+        features=learned.features,
         history=trained.history,
         gmm=split.to_json() if split is not None else {},
         seconds={k: round(v, 3) for k, v in {**watch.seconds, **trained.seconds}.items()},
         notes=[*slm.notes, *_notes(corpus, log_probs)],
+        kept=_kept(learned, given, earlier),
     )
+
+
+def _kept(learned: LearnedViews, given: Ints, earlier: Earlier | None) -> Kept:
+    """Return what a later training of the same samples need not do again."""
+    if earlier is not None:
+        return earlier.kept
+    seconds = sum(learned.trained.seconds.values())
+    return Kept(np.stack(learned.trained.views).astype(np.float32), learned.embeddings, given, seconds)
 
 
 def _work(n: int, n_labelled: int, plan: TrainingPlan) -> int:
@@ -163,4 +178,4 @@ def _notes(corpus: Corpus, log_probs: Floats) -> list[str]:
     return notes
 
 
-__all__ = ["Corpus", "Distilled", "Model", "SLMConfig", "distil"]
+__all__ = ["Corpus", "Distilled", "Earlier", "Kept", "Model", "SLMConfig", "distil"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from coral_backend.exceptions import ModelFileError
 from coral_backend.slm.corpus import Corpus, SLMConfig
+from coral_backend.slm.earlier import Earlier
 from coral_backend.slm.encoder import Encoder
-from coral_backend.slm.learnable import Inputs
 from coral_backend.slm.model import Model, TextModel
 from coral_backend.slm.tabular import TabularSLM
 from coral_backend.slm.training import Ticker, Trained, TrainingPlan
-from coral_backend.slm.views import Learned, Stopwatch, learn
+from coral_backend.slm.views import Learned, Stopwatch, learn, relearn
 from coral_backend.slm.vocabulary import doubt
 from coral_backend.types import Floats
 from strategies.distillation.blend import Blend
@@ -22,12 +23,16 @@ class LearnedViews(Protocol):
     """What a family has learned from a corpus, before it is blended."""
 
     @property
-    def inputs(self) -> Inputs:
-        """The corpus as the networks take it."""
-
-    @property
     def trained(self) -> Trained[Any]:
         """The networks and their views, one an epoch, each of shape (N, K)."""
+
+    @property
+    def features(self) -> Floats:
+        """Shape (N, D), float32: of the first network, so that all lie in one space."""
+
+    @property
+    def embeddings(self) -> Floats:
+        """Shape (N, D), float32: what the features-only tier would have to read again; (N, 0) where there is nothing."""
 
     @property
     def cheap(self) -> Mapping[str, Floats]:
@@ -56,6 +61,9 @@ class SLM(Protocol):
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Any:
         """Train every view and score the corpus by it: ``LearnedViews``, of this family's own type."""
 
+    def relearn(self, earlier: Earlier, ticker: Ticker, watch: Stopwatch) -> Any:
+        """Fit to the labels as they stand what takes seconds, and return the same as ``learn``; see ``earlier.py``."""
+
     def of_the_truth(self, log_probs: Floats) -> Floats:
         """Return the log-probabilities (N, K) of the true labels of the corpus, from those of what is said of it."""
 
@@ -76,6 +84,13 @@ class TextSLM:
     def learn(self, ticker: Ticker, watch: Stopwatch) -> Learned:
         """Train every view, and score the corpus by it."""
         return learn(self.corpus, self.config, self.encoder, ticker, watch)
+
+    def relearn(self, earlier: Earlier, ticker: Ticker, watch: Stopwatch) -> Learned:
+        """Fit the views of embeddings and words anew; raises ``ModelFileError`` if the earlier model cannot be read."""
+        model = Model.load(earlier.model)
+        if not isinstance(model, TextModel):
+            raise ModelFileError(f"{earlier.model} is a model of {model.family}, not of texts. Train again.")
+        return relearn(self.corpus, self.config, model, earlier, ticker=ticker, watch=watch)
 
     def of_the_truth(self, log_probs: Floats) -> Floats:
         """Return them as they are: what LLMs get wrong in texts is mostly difficult, and the posterior allows for it."""

@@ -172,6 +172,7 @@ class TextModel(Model):
     """A trained SLM for texts: networks on an encoder; the frozen, the lexical and the label-name view."""
 
     family = "text"
+    networks: Sequence[TextNetwork]
 
     def __init__(
         self,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from coral_backend.slm.columns import Columns, fit, read_rows
 from coral_backend.slm.corpus import Corpus, SLMConfig
+from coral_backend.slm.earlier import Earlier
+from coral_backend.slm.learnable import score
 from coral_backend.slm.tabular_model import RowInputs, RowNetwork, TabularModel
 from coral_backend.slm.training import Labels, Ticker, Trained, TrainingPlan, make_folds, train
 from coral_backend.slm.views import Stopwatch
@@ -41,8 +44,9 @@ WEAK, STRONG = 0.1, 0.3
 class LearnedRows:
     """What was learned from rows, before it is blended; see ``views.Learned``."""
 
-    inputs: RowInputs
     trained: Trained[RowNetwork]
+    features: Floats
+    embeddings: Floats
     cheap: Mapping[str, Floats]
     scale: float
     additive: FrozenModel
@@ -84,7 +88,12 @@ class TabularSLM:
             trained = train(inputs, lambda: RowNetwork(width, corpus.n_classes, plan.dropout), labels, plan, ticker)
         watch.lap(None)
         cheap = {"additive": additive_log_probs, "forest": forest_log_probs}
-        return LearnedRows(inputs, trained, cheap, scale, additive, forest)
+        _, features = score(trained.networks[0], inputs, range(len(x)), partial(ticker.tick, stage="scoring"))
+        return LearnedRows(trained, features, x[:, :0], cheap, scale, additive, forest)
+
+    def relearn(self, earlier: Earlier, ticker: Ticker, watch: Stopwatch) -> LearnedRows:  # noqa: ARG002
+        """Learn everything anew: of rows that takes seconds."""
+        return self.learn(ticker, watch)
 
     def of_the_truth(self, log_probs: Floats) -> Floats:
         """Take out the share of wrong labels among easy rows."""

@@ -10,12 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import log_softmax
 
 from coral_backend.slm.corpus import Corpus, SLMConfig
+from coral_backend.slm.earlier import Earlier
 from coral_backend.slm.encoder import Encoder, Halves
+from coral_backend.slm.learnable import score
 from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import Labels, Ticker, Trained, make_folds, train
 from coral_backend.types import UNLABELED, Floats, Ints
@@ -55,6 +59,8 @@ class Learned:
     ----------
     trained : Trained
         The networks and their views, one an epoch, each of shape (N, K).
+    features, embeddings : ndarray
+        Shape (N, D), float32: of the first network, and of the encoder as it came; the latter (N, 0) where no view reads them.
     cheap : mapping of str to ndarray
         The views ``frozen``, ``lexical`` and ``names``, each of shape (N, K): log-probabilities, out of sample.
     named : bool
@@ -67,8 +73,9 @@ class Learned:
 
     encoder: Encoder
     halves: Halves
-    inputs: TextInputs
     trained: Trained[TextNetwork]
+    features: Floats
+    embeddings: Floats
     cheap: Mapping[str, Floats]
     named: bool
     frozen: FrozenModel
@@ -77,23 +84,47 @@ class Learned:
     shifted: bool = True
 
 
+class Networks(Protocol):
+    """Networks of texts that were trained before; ``model.TextModel`` has them."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """That they stand on."""
+
+    @property
+    def halves(self) -> Halves:
+        """The encoder's frozen and trained layers."""
+
+    @property
+    def networks(self) -> Sequence[TextNetwork]:
+        """One a fold."""
+
+
 def learn(corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker, watch: Stopwatch) -> Learned:
     """Train every view on a corpus that was checked, and score the corpus by it."""
     plan = config.plan(corpus.n_labelled, encoder.width)
     halves = encoder.halves(frozen_layers(encoder, config.frozen_share))
     inputs = TextInputs(encoder, halves, corpus.texts, counter(ticker, "embedding"))
     watch.lap("embedding")
-    (frozen_log_probs, frozen), (name_log_probs, names) = _embedded(corpus, config, encoder, ticker)
-    watch.lap("frozen")
-    lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
-    watch.lap("lexical")
+    embeddings = _embeddings(corpus, config, encoder, ticker)
+    views = _cheap(corpus, config, encoder, embeddings, ticker=ticker, watch=watch)
     folds = make_folds(corpus.given, plan.n_folds, np.random.default_rng(plan.seed))
     labels = Labels(corpus.given, corpus.trusted, folds, corpus.n_classes)
     trained = train(inputs, lambda: TextNetwork(halves, corpus.n_classes, plan.dropout), labels, plan, ticker)
     watch.lap(None)
-    cheap = {"frozen": frozen_log_probs, "lexical": lexical_log_probs, "names": name_log_probs}
-    named = config.frozen_view and bool(corpus.label_sentences)
-    return Learned(encoder, halves, inputs, trained, cheap, named, frozen, lexical, names)
+    told = partial(ticker.tick, stage="scoring")
+    _, features = score(trained.networks[0], inputs, range(len(inputs)), told)
+    return Learned(encoder, halves, trained, features, embeddings, **views)
+
+
+def relearn(
+    corpus: Corpus, config: SLMConfig, networks: Networks, earlier: Earlier, *, ticker: Ticker, watch: Stopwatch
+) -> Learned:
+    """Fit to the labels as they stand what takes seconds; the networks stay as they were when `earlier` was trained."""
+    embeddings = earlier.kept.embeddings
+    views = _cheap(corpus, config, networks.encoder, embeddings, ticker=ticker, watch=watch)
+    trained = Trained(list(networks.networks), [*earlier.kept.views])
+    return Learned(networks.encoder, networks.halves, trained, earlier.features, embeddings, **views)
 
 
 def frozen_layers(encoder: Encoder, share: float) -> int:
@@ -113,15 +144,38 @@ def counter(ticker: Ticker, stage: str) -> Callable[[int, int], None]:
     return count
 
 
+def _embeddings(corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker) -> Floats:
+    """Return the encoder's embeddings of the corpus, (N, D); (N, 0) where no view may read them."""
+    if config.frozen_view:
+        return encoder.embed(corpus.texts, counter(ticker, "embedding"))
+    ticker.tick(len(corpus.texts), stage="embedding")
+    return np.zeros((len(corpus.texts), 0), dtype=np.float32)
+
+
+def _cheap(
+    corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats, *, ticker: Ticker, watch: Stopwatch
+) -> dict[str, Any]:
+    """Return the views that take seconds, as ``Learned`` has them."""
+    (frozen_log_probs, frozen), (name_log_probs, names) = _embedded(corpus, config, encoder, embeddings)
+    watch.lap("frozen")
+    lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
+    watch.lap("lexical")
+    return {
+        "cheap": {"frozen": frozen_log_probs, "lexical": lexical_log_probs, "names": name_log_probs},
+        "named": config.frozen_view and bool(corpus.label_sentences),
+        "frozen": frozen,
+        "lexical": lexical,
+        "names": names,
+    }
+
+
 def _embedded(
-    corpus: Corpus, config: SLMConfig, encoder: Encoder, ticker: Ticker
+    corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats
 ) -> tuple[tuple[Floats, FrozenModel], tuple[Floats, LabelNameModel]]:
     """Score the corpus by frozen embeddings, once learning and once by the labels' names; a view that shall not vote says nothing."""
     size = (len(corpus.texts), encoder.width, corpus.n_classes)
     if not config.frozen_view:
-        ticker.tick(len(corpus.texts), stage="embedding")
         return silent_view(*size), silent_names(*size)
-    embeddings = encoder.embed(corpus.texts, counter(ticker, "embedding"))
     learned = frozen_view(embeddings, corpus.given, corpus.n_classes)
     if not corpus.label_sentences:
         return learned, silent_names(*size)
