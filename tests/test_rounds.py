@@ -132,6 +132,18 @@ def test_the_second_round_asks_only_about_what_is_neither_clean_nor_human(world:
     assert second.model_version != first.model_version
 
 
+def test_only_a_retraining_looks_at_what_the_serving_round_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path | None] = []
+    monkeypatch.setattr("coral_backend.kept_views.earlier_of", lambda folder, *_: looked.append(folder))
+    first, again = world.run(), world.run(retrain=True)
+    third, fourth = world.run(retrain=True), world.run()
+    folders = [corpus_arrays.round_folder(world.settings, one) for one in (first, again, third, fourth)]
+    assert looked == [None, folders[0], folders[1], None]
+    assert again.metrics["tier"] == "full"
+
+
 def test_a_retraining_asks_nobody_and_learns_from_people(world: World) -> None:
     world.run()
     world.studio.annotations = {1: [annotation(10, "good")]}
