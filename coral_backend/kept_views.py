@@ -26,7 +26,7 @@ from coral_backend.types import UNLABELED, Ints
 if TYPE_CHECKING:
     from coral_backend.slm.earlier import Earlier, Kept
 
-__all__ = ["earlier_of", "keep"]
+__all__ = ["corpus_key", "earlier_of", "keep", "told"]
 
 VIEWS_FILE = "views.safetensors"
 
@@ -87,13 +87,22 @@ def earlier_of(folder: Path | None, table: Table, key: str, settings: Settings) 
     return Earlier(kept, arrays.features, folder / "model")
 
 
-def given_of(table: Table) -> Ints:
+def told(earlier: Earlier, table: Table) -> str:
+    """Return what a person should know of a retraining that left the networks as they were."""
+    changed = int((earlier.kept.learned != _given(table)).sum())
+    return (
+        f"Only what takes seconds was learned anew: {changed} of {table.size} labels have changed since the networks were "
+        "trained (CORAL_RETRAIN_TIER)."
+    )
+
+
+def _given(table: Table) -> Ints:
     """Return the label to learn of each sample: the person's, else the LLM's; shape (N,)."""
     return np.where(table.human_labels != UNLABELED, table.human_labels, table.llm_labels)
 
 
 def _changed(kept: Kept, table: Table) -> float:
-    return float((kept.learned != given_of(table)).mean()) if table.size else 1.0
+    return float((kept.learned != _given(table)).mean()) if table.size else 1.0
 
 
 def _read(folder: Path, key: str) -> Kept | None:

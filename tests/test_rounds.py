@@ -132,9 +132,7 @@ def test_the_second_round_asks_only_about_what_is_neither_clean_nor_human(world:
     assert second.model_version != first.model_version
 
 
-def test_only_a_retraining_looks_at_what_the_serving_round_kept(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_retraining_looks_at_what_the_serving_round_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path | None] = []
     monkeypatch.setattr("coral_backend.kept_views.earlier_of", lambda folder, *_: looked.append(folder))
     first, again = world.run(), world.run(retrain=True)

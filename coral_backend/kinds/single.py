@@ -70,7 +70,7 @@ class SingleLabel:
             "tier": "full" if earlier is None else "features-only",
             "history": distilled.history,
             "gmm": distilled.gmm,
-            "notes": distilled.notes,
+            "notes": [*distilled.notes, *([kept_views.told(earlier, table)] if earlier is not None else [])],
             "slm_seconds": distilled.seconds,
         }
 

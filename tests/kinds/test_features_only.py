@@ -72,6 +72,7 @@ def test_a_retraining_takes_what_a_round_kept(store: Store, work: Callable[..., 
     correct(store, 5, 10)
     told = SingleLabel().distil(work("two", "one", retrain_tier="features"), quiet)
     assert told["tier"] == "features-only"
+    assert any("1 of 60 labels" in note for note in told["notes"]), "the other one was confirmed"
     judged = SingleLabel().judge(work("two"))
     assert judged is not None
     labels = {verdict.task_id: verdict.label for verdict in judged.verdicts}
