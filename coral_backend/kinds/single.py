@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,7 @@ class SingleLabel:
         )
         # The embedded annotator and the frozen view read the same embeddings, and would make the same errors.
         config = replace(SLMConfig.from_settings(work.settings), frozen_view=not is_embedded(work.store, project))
-        key = kept_views.corpus_key(table, {**config.reads(), "labels": space.labels, "slm": strategy.slm})
+        key = kept_views.corpus_key(table, {**asdict(config), "labels": space.labels, "slm": strategy.slm})
         earlier = kept_views.earlier_of(work.earlier, table, key, work.settings)
         learn = partial(distil, corpus, config, progress=progress, save_to=work.folder / "model")
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,10 +141,6 @@ class SLMConfig:
             max_length=settings.max_length,
             seed=settings.seed,
         )
-
-    def reads(self) -> dict[str, Any]:
-        """Return what decides how a text is read: networks that were trained with other values cannot serve again."""
-        return {name: getattr(self, name) for name in ("model", "max_length", "frozen_share", "frozen_view")}
 
     def plan(self, n_labelled: int, width: int) -> TrainingPlan:
         """Return what the training loop is told for `n_labelled` labels and an encoder of `width`."""

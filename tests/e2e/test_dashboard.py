@@ -115,6 +115,7 @@ def scene(
             "CORAL_LLM_CONCURRENCY": "4",
             "CORAL_RETRAIN_AFTER": "1000",
             "CORAL_RETRAIN_SECONDS": "100000",
+            "CORAL_RETRAIN_TIER": "features",
         }
         settings = Settings.load(env)
         redis = RedisServer(folder)
@@ -295,6 +296,8 @@ def test_6_the_retrained_version_is_pre_filled(scene: Scene, corrected: dict[str
     page.get_by_role("button", name="Retrain").click()
     scene.wait_until_shown("done", "1.1")
     newest = scene.store.rounds(scene.project_id)[0]
+    assert newest.metrics["tier"] == "features-only"
+    expect(page.locator("main")).to_contain_text("Only what takes seconds was learned anew")
     verdict = next(v for v in scene.store.verdicts(scene.project_id, newest.id) if v.task_id != corrected["task_id"])
     studio = scene.context.new_page()
     studio.goto(f"{scene.studio.url}/projects/{scene.project_id}/data?task={verdict.task_id}")
