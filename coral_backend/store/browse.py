@@ -66,6 +66,8 @@ class Filters:
         Whether what is said of a task is a set of labels: then a label asks for those that have it.
     spans : bool
         Whether it is spans: then a label asks for the tasks that have a span with it.
+    rows : bool
+        Whether a text is a row of a table: then `contains` is looked for as people read it, ``name: value``.
     """
 
     contains: str | None = None
@@ -83,6 +85,7 @@ class Filters:
     parts: bool = False
     sets: bool = False
     spans: bool = False
+    rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Line:
     Attributes
     ----------
     text : str
-        At most ``EXCERPT`` characters; `length` says how many there are.
+        Its beginning, ``EXCERPT`` characters unless more were asked for; `length` says how many there are.
     source : str or None
         Who gave `label`: ``human``, ``llm`` or ``slm``.
     details : list of dict or None
@@ -164,7 +167,7 @@ class Columns:
     ``judged`` has the same without people: whoever reads every line asks for their few labels by themselves.
     """
 
-    def __init__(self, project_id: int, round_id: int | None) -> None:
+    def __init__(self, project_id: int, round_id: int | None, *, whole: bool = False) -> None:
         s, v = t.samples.c, t.verdicts.c
         # A verdict about another text of the task does not count. No round has the id 0; IS NULL would use no index.
         about = and_(
@@ -190,7 +193,7 @@ class Columns:
         self.said_by = case((people.c.label.is_not(None), "human"), else_=said_by)
         self.names: dict[str, ColumnElement[Any]] = {
             "task_id": s.task_id,
-            "text": func.substr(s.text, 1, EXCERPT),
+            "text": s.text if whole else func.substr(s.text, 1, EXCERPT),
             "length": func.length(s.text),
             "problem": s.problem,
             "llm_label": self.llm,
@@ -229,6 +232,7 @@ def page(
     descending: bool = False,
     limit: int = 50,
     offset: int = 0,
+    whole: bool = False,
 ) -> Page:
     """Return the lines from `offset` on that fit `filters`.
 
@@ -238,8 +242,10 @@ def page(
         Whose verdicts; None before the first round.
     sort : str
         One of ``SORTS``; lines that have no value there come last, and ties go by task id.
+    whole : bool
+        Whether texts are not cut: a row of a table cannot be read in part.
     """
-    columns = Columns(project_id, round_id)
+    columns = Columns(project_id, round_id, whole=whole)
     where = _where(columns, filters)
     by = columns.names[sort]
     order = (by.is_(None), by.desc() if descending else by.asc(), t.samples.c.task_id)
@@ -251,15 +257,15 @@ def page(
     return Page(lines, total)
 
 
-def one(store: Store, project_id: int, round_id: int | None, task_id: int) -> Line:
-    """Return one task's line.
+def one(store: Store, project_id: int, round_id: int | None, task_id: int, *, whole: bool = False) -> Line:
+    """Return one task's line; see ``page``.
 
     Raises
     ------
     NotFoundError
         If the project has no such task.
     """
-    columns = Columns(project_id, round_id)
+    columns = Columns(project_id, round_id, whole=whole)
     query = select(*columns.all()).select_from(columns.source).where(columns.here, t.samples.c.task_id == task_id)
     with store.reading() as connection:
         row = connection.execute(query).first()
@@ -272,7 +278,10 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     s, v = t.samples.c, t.verdicts.c
     parts: list[ColumnElement[bool]] = [columns.here]
     if wanted.contains:
-        parts.append(s.text.ilike(f"%{_literal(wanted.contains)}%", escape="\\"))
+        text, words = (
+            (_unquoted(s.text), wanted.contains.replace('"', "")) if wanted.rows else (s.text, wanted.contains)
+        )
+        parts.append(text.ilike(f"%{_literal(words)}%", escape="\\"))
     if wanted.flag:
         parts.append(v.flag.is_(None) if wanted.flag == "none" else v.flag == wanted.flag)
     asked = (
@@ -342,6 +351,12 @@ def _has_part(column: Any, value: str) -> ColumnElement[bool]:
     """
     has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
     return has
+
+
+def _unquoted(row: Any) -> ColumnElement[str]:
+    """Return the JSON of a row without its quotes, which is ``name: value`` as people read it, with commas between."""
+    plain: ColumnElement[str] = func.replace(func.replace(row, '\\"', ""), '"', "")
+    return plain
 
 
 def _literal(words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -127,6 +128,18 @@ def test_a_like_sign_is_a_letter(store: Store) -> None:
     put_sample(store, 7, r"100 % sure_ly \ done", "pos")
     for words in ("100 %", "sure_ly", "\\ done"):
         assert ids(store, contains=words) == [7]
+
+
+def test_a_row_is_whole_and_found_as_people_read_it(store: Store) -> None:
+    row = json.dumps({"age": 41, "job": 'says "cook"', "remarks": "x" * 500, "income": None})
+    put_sample(store, 7, row, "pos")
+    for words in ("age: 41, JOB", 'says "cook"', "income: null"):
+        assert ids(store, contains=words, rows=True) == [7]
+    assert ids(store, contains="age: 4, job", rows=True) == ids(store, contains="age: 41") == []
+    [line] = lines(store, Filters(task_ids=[7]), whole=True)
+    assert (line.text, line.length) == (row, len(row))
+    assert browse.one(store, PROJECT, None, 7, whole=True).text == row
+    assert len(browse.one(store, PROJECT, None, 7).text) == browse.EXCERPT
 
 
 def test_an_unknown_task_is_not_found(store: Store) -> None:
