@@ -505,7 +505,8 @@ class Detail:
     Attributes
     ----------
     name : str
-        Of the part: the label, ``"start:end"`` of the span, the control's name.
+        Of the part: the label, ``"start:end"`` of the span, the control's name (in which ``~`` is ``~0`` and ``/`` is ``~1``); of a
+        part of one of several controls ``control/part``.
     label : str or None
         What is said of it now: ``"yes"`` or ``"no"`` of a label in a set, a span's label, a control's answer; None: nothing.
     score : float or None

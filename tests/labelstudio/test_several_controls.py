@@ -208,6 +208,22 @@ def test_the_least_sure_control_speaks_for_the_task() -> None:
     assert [detail.name for detail in joined.details] == list(ORDER)
 
 
+def test_a_control_with_a_slash_is_no_part_of_another() -> None:
+    mood = LabelSpace("Choices", "a", "text", "text", ("b", "b/c", "~1"), kind=MULTIPLE)
+    order = ("a", "a/b", "a~1b", "a/b/c")
+    others = [LabelSpace("Choices", name, "text", "text", ("x", "y")) for name in order[1:]]
+    inner = tuple(Detail(label, "yes", 0.1 * i, Flag.NOISY, Source.LLM) for i, label in enumerate(mood.labels, 1))
+    parts = {"a": part('["b", "b/c"]', 0.1, Flag.NOISY, details=inner)}
+    parts |= {name: part("x", 0.6 + 0.1 * i) for i, name in enumerate(order[1:])}
+    joined = joined_verdict(parts, order)
+    assert len({detail.name for detail in joined.details}) == len(joined.details)
+    assert verdict_of(joined, mood).details == inner
+    for space in (mood, *others):
+        seen = verdict_of(joined, space)
+        assert (seen.label, seen.score) == (parts[space.from_name].label, parts[space.from_name].score)
+        assert seen.details == parts[space.from_name].details
+
+
 # --- other kinds of answers among several ------------------------------------------------------------------------------
 
 TAGS = '<Choices name="tags" toName="text" choice="multiple"><Choice value="x"/><Choice value="y"/><Choice value="z"/></Choices>'
