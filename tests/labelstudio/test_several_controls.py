@@ -166,6 +166,7 @@ def test_each_control_has_columns_and_the_doubtful_ones_are_named() -> None:
         "stars": part("2", 0.7, Flag.INCONSISTENT, slm_label="3", slm_score=0.8),
     }
     found = control_columns.fields(space, [joined_verdict(parts, ORDER)], hint=True)
+    assert next(iter(found)) == "coral_doubt", "what stands first in Label Studio is seen without scrolling"
     shown = {key: values[1] for key, values in found.items() if key != columns.HINT}
     assert shown == {
         "coral_llm_mood": "bad", "coral_slm_mood": "good", "coral_llm_topic": "a > b", "coral_slm_topic": "a > b",
@@ -249,4 +250,5 @@ def test_a_set_beside_one_label_keeps_its_parts() -> None:
         assert from_result(space, result) == verdict.prediction_label
     shown = control_columns.fields(space, [joined], hint=True)
     assert (shown["coral_llm_tags"][1], shown["coral_doubt"][1]) == ("x, y", "tags")
+    assert shown[columns.HINT][1] == ("tags · **Doubtful:** y 40 % (LLM yes, SLM no)",)
     assert prediction_rows(space, "coral-r1", [joined])[0][3] == "coral-r1-slm"
