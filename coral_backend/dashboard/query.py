@@ -107,7 +107,12 @@ class Asked:
         return self.given.get(name, "")
 
     def filters(
-        self, task_ids: Sequence[int] | None, *, parts: bool = False, kind: str = SINGLE, rows: bool = False
+        self,
+        task_ids: Sequence[int] | None,
+        *,
+        parts: Mapping[str, str] | None = None,
+        kind: str = SINGLE,
+        rows: bool = False,
     ) -> browse.Filters:
         """Return what the lines must be like; see ``browse.Filters``. `kind` is that of the control, where there is one."""
         label = {

@@ -219,7 +219,8 @@ def _filters(project: Project, current: Round | None, asked: Asked, ids: list[in
             first = project.label_space.controls[0]
             like = by_control.asks_for(first, first.labels[0])
             raise InputError(f"{name} is {value[:40]!r}; it must name its control, for example {like}.")
-    found = asked.filters(ids, parts=True, rows=project.label_space.is_row)
+    kinds = {control.from_name: control.kind for control in project.label_space.controls}
+    found = asked.filters(ids, parts=kinds, rows=project.label_space.is_row)
     if found.wrong is None:
         return found
     wrong = by_control.wrong_ids(shared().store, project, current, found.wrong)

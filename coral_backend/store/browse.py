@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, case, func, or_, select
+from sqlalchemy import Integer, and_, bindparam, case, false, func, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 from coral_backend.exceptions import NotFoundError
+from coral_backend.labels import MULTIPLE, SINGLE, SPANS, read_controls
 from coral_backend.store import tables as t
 from coral_backend.store.store import Store
 
@@ -59,9 +63,9 @@ class Filters:
         Bounds of the SLM's confidence.
     task_ids : sequence of int or None
         Only these: a set drawn on the map.
-    parts : bool
-        Whether a label that is asked for is that of one of several controls, as ``labels.py`` writes it, and others may stand
-        beside it.
+    parts : mapping of str to str or None
+        The kind of each of several controls, by its name: a label that is asked for is then that of one of them, as ``labels.py``
+        writes it, and others may stand beside it.
     sets : bool
         Whether what is said of a task is a set of labels: then a label asks for those that have it.
     spans : bool
@@ -82,7 +86,7 @@ class Filters:
     at_least: float | None = None
     at_most: float | None = None
     task_ids: Sequence[int] | None = field(default=None, repr=False)
-    parts: bool = False
+    parts: Mapping[str, str] | None = None
     sets: bool = False
     spans: bool = False
     rows: bool = False
@@ -290,9 +294,7 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has_part if wanted.parts else _has if wanted.sets else _has_span if wanted.spans else _is_label
-    none = _has_none if wanted.sets or wanted.spans else _is_none
-    parts += [none(column) if value == "" else says(column, value) for column, value in asked if value is not None]
+    parts += [_says(column, value, wanted) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -313,50 +315,87 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     return and_(*parts)
 
 
-def _is_none(column: Any) -> ColumnElement[bool]:
-    none: ColumnElement[bool] = column.is_(None)
-    return none
-
-
-def _has_none(column: Any) -> ColumnElement[bool]:
-    return or_(column.is_(None), column == "[]")
-
-
-def _is_label(column: Any, value: str) -> ColumnElement[bool]:
+def _says(column: Any, value: str, wanted: Filters) -> ColumnElement[bool]:
+    """Say that a column of labels has the label `value`; of the empty text, that it has none."""
+    kind = MULTIPLE if wanted.sets else SPANS if wanted.spans else SINGLE
+    if value == "":
+        return or_(column.is_(None), false() if kind == SINGLE else column == "[]")
+    if wanted.parts is not None:
+        return _control_says(column, value, wanted.parts)
     same: ColumnElement[bool] = column == value
-    return same
+    return same if kind == SINGLE else _has(column, _MARKS[kind](value))
 
 
-def _has(column: Any, label: str) -> ColumnElement[bool]:
-    """Say that a set, as ``labels.write_set`` writes it, has a label.
+def _in_set(label: str) -> list[str]:
+    """Return what a set, as ``labels.write_set`` writes it, has in it where it has a label.
 
     Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels quotes are
-    escaped. Not LIKE, for the reason of ``_has_part``.
+    escaped.
     """
     name = json.dumps(label, ensure_ascii=False)
-    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
+    return [f"[{name}", f", {name}"]
 
 
-def _has_span(column: Any, label: str) -> ColumnElement[bool]:
-    """Say that spans, as ``labels.write_spans`` writes them, have one with a label; no label can imitate what stands around it."""
-    has: ColumnElement[bool] = func.replace(column, f", {json.dumps(label, ensure_ascii=False)}]", "") != column
-    return has
+def _in_spans(label: str) -> list[str]:
+    """Return what spans, as ``labels.write_spans`` writes them, have in them where one has a label; no label can imitate it."""
+    return [f", {json.dumps(label, ensure_ascii=False)}]"]
+
+
+_MARKS: Final = {MULTIPLE: _in_set, SPANS: _in_spans}
+"""By the kind of a control that says more than one label."""
+
+
+def _has(column: Any, parts: Sequence[str]) -> ColumnElement[bool]:
+    """Say that a text has one of `parts` in it. Not LIKE, which in SQLite takes large letters for small ones."""
+    return or_(*(func.replace(column, part, "") != column for part in parts))
 
 
 def _has_part(column: Any, value: str) -> ColumnElement[bool]:
     """Say that the JSON object `column` has the one member of the object `value`, which is written alike.
 
-    Not LIKE, which in SQLite takes large letters for small ones. Inside a text of the JSON every quote has a backslash in front, so
-    that no text is taken for the member.
+    Inside a text of the JSON every quote has a backslash in front, so that no text is taken for the member.
     """
-    has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
-    return has
+    return _has(column, [value[1:-1]])
 
 
 def _unquoted(row: Any) -> ColumnElement[str]:
     """Return the JSON of a row without its quotes, which is ``name: value`` as people read it, with commas between."""
     plain: ColumnElement[str] = func.replace(func.replace(row, '\\"', ""), '"', "")
     return plain
+
+
+def _control_says(column: Any, value: str, kinds: Mapping[str, str]) -> ColumnElement[bool]:
+    """Say that of several controls the one that `value` names has its label; of a control that is not there, that none has."""
+    [(control, label)] = (read_controls(value) or {"": ""}).items()
+    kind = kinds.get(control)
+    if kind is None:
+        return false()
+    if kind == SINGLE:
+        return _has_part(column, value)
+    # What is said stands as a text in the JSON, and ends with a bracket. No label can imitate that bracket and quote, nor the control's
+    # name with what follows it: inside a text of the JSON every quote has a backslash in front.
+    begin = f'{json.dumps(control, ensure_ascii=False)}: "'
+    rest = func.substr(column, _Place(column, begin) + len(begin))
+    said = func.substr(rest, 1, _Place(rest, ']"'))
+    marks = [json.dumps(mark, ensure_ascii=False)[1:-1] for mark in _MARKS[kind](label)]
+    return and_(_Place(column, begin) > 0, _has(said, marks))
+
+
+class _Place(FunctionElement[int]):
+    """Where a text begins in another, from 1 on; 0 where it does not: ``instr``, in PostgreSQL ``strpos``."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(_Place)
+def _instr(element: _Place, compiler: SQLCompiler, **more: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **more)})"
+
+
+@compiles(_Place, "postgresql")
+def _strpos(element: _Place, compiler: SQLCompiler, **more: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **more)})"
 
 
 def _literal(words: str) -> str:
