@@ -199,7 +199,7 @@ def samples(project_id: int) -> str:
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[*by_control.choices(project), (NO_LABEL, NO_LABEL)], sorts=browse.SORTS, tab="samples",
-        shown=project.label_space.shown, marked=marked, is_row=project.label_space.is_row, line_of=line_of, cells=cells,
+        parts=project.label_space.shown_parts, marked=marked, is_row=project.label_space.is_row, line_of=line_of, cells=cells,
     )  # fmt: skip
 
 

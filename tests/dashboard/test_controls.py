@@ -29,9 +29,11 @@ SAMPLES = "/dashboard/projects/1/samples"
 
 
 def verdict(task_id: int, mood: str, tags: tuple[str, ...]) -> Verdict:
+    """Return a verdict on which LLM and SLM agree but for the mood of the third task."""
+    slm_mood = "bad" if task_id == 3 else mood
     inner = [Detail(one, "yes" if one in tags else "no", 0.8, Flag.CLEAN) for one in TAGS]
     parts = {
-        "mood": filled.verdict(task_id, mood, Flag.CLEAN, task_id),
+        "mood": filled.verdict(task_id, mood, Flag.CLEAN, task_id, slm_label=slm_mood),
         "tags": filled.verdict(task_id, write_set(tags, TAGS), Flag.CLEAN, task_id, details=tuple(inner)),
     }
     return joined_verdict(parts, ORDER)
@@ -54,6 +56,13 @@ def found(client: FlaskClient, address: str) -> list[str]:
     answer = client.get(address, headers=basic())
     assert answer.status_code == 200, answer.text[:400]
     return sorted(re.findall(r"text (\d)</bdi>", answer.text))
+
+
+def test_each_control_has_a_line_and_what_differs_is_marked(client: FlaskClient) -> None:
+    page = client.get(SAMPLES, headers=basic()).text
+    parts = ('<span class="part">mood: bad</span>', '<span class="part">tags: price, a, b</span>')
+    assert f'<td data-label="LLM">{"".join(parts)}</td>' in page
+    assert re.findall(r'<span class="part differs">([^<]+)</span>', page) == ["mood: bad"]
 
 
 def test_every_label_of_every_control_can_be_chosen_and_finds_its_tasks(client: FlaskClient) -> None:
