@@ -114,8 +114,8 @@ def verdict_of(verdict: Verdict, space: LabelSpace) -> Verdict:
 
 def _details_of(verdict: Verdict, name: str) -> tuple[Detail | None, tuple[Detail, ...]]:
     """Return a control's detail, and those of its own parts (the labels of a set, spans) under their own names."""
-    own = next((one for one in verdict.details if one.name == name), None)
-    prefix = f"{name}/"
+    own = next((one for one in verdict.details if one.name == _key(name)), None)
+    prefix = f"{_key(name)}/"
     inner = (one for one in verdict.details if one.name.startswith(prefix))
     return own, tuple(replace(one, name=one.name.removeprefix(prefix)) for one in inner)
 
@@ -210,7 +210,7 @@ def agreed_pairs(space: LabelSpace, human: str | None, verdict: Verdict) -> list
 
 def _details(name: str, part: Verdict) -> list[Detail]:
     own = Detail(
-        name,
+        _key(name),
         part.label,
         part.score,
         part.flag,
@@ -222,7 +222,12 @@ def _details(name: str, part: Verdict) -> list[Detail]:
         part.prediction_score,
         part.loss,
     )
-    return [own, *(replace(inner, name=f"{name}/{inner.name}") for inner in part.details)]
+    return [own, *(replace(inner, name=f"{own.name}/{inner.name}") for inner in part.details)]
+
+
+def _key(control: str) -> str:
+    """Return a control's name as details have it, without a slash (RFC 6901): one "a/b" is not the part b of another, "a"."""
+    return control.replace("~", "~0").replace("/", "~1")
 
 
 def _source(sources: Sequence[Source | None]) -> Source | None:

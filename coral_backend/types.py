@@ -179,12 +179,16 @@ class LabelSpace:
             counted = [(f"{label} × {counts[label]}" if counts[label] > 1 else label) for label in sorted(counts)]
             return ", ".join(counted) or NOTHING
         if self.kind == SEVERAL:
-            by_control = read_controls(said) or {}
-            told = {
-                s.from_name: s.shown(by_control[s.from_name], text) for s in self.controls if s.from_name in by_control
-            }
-            return "; ".join(f"{name}: {one}" for name, one in told.items()) or NOTHING
+            return "; ".join(self.shown_parts(said, text))
         return said
+
+    def shown_parts(self, said: str, text: str = "") -> list[str]:
+        """Return what people read of `said`, of several controls each by itself with its name."""
+        if self.kind != SEVERAL:
+            return [self.shown(said, text)]
+        by_control = read_controls(said) or {}
+        there = [space for space in self.controls if space.from_name in by_control]
+        return [f"{one.from_name}: {one.shown(by_control[one.from_name], text)}" for one in there] or [NOTHING]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; ``from_json`` restores an equal object. What is empty is left out: it is the usual."""
@@ -505,7 +509,8 @@ class Detail:
     Attributes
     ----------
     name : str
-        Of the part: the label, ``"start:end"`` of the span, the control's name.
+        Of the part: the label, ``"start:end"`` of the span, the control's name (in which ``~`` is ``~0`` and ``/`` is ``~1``); of a
+        part of one of several controls ``control/part``.
     label : str or None
         What is said of it now: ``"yes"`` or ``"no"`` of a label in a set, a span's label, a control's answer; None: nothing.
     score : float or None

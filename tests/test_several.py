@@ -483,7 +483,8 @@ def test_every_page_shows_a_project_of_several_controls(pages: FlaskClient) -> N
     for path in ("", "/samples", "/map", "/quality", "/rounds/1", "/rounds/1.1", "/configuration"):
         assert get(pages, path).status_code == 200, path
     lines = get(pages, "/samples", human="yes").text
-    assert "<strong>mood: good; about food: no</strong>" in lines, "what a person left empty is the machine's"
+    whole = '<strong><span class="part">mood: good</span><span class="part">about food: no</span></strong>'
+    assert whole in lines, "what a person left empty is the machine's"
     assert "about food: user" in get(pages, "/rounds/1").text, "both prompts are shown"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from coral_backend.controls import agreed_pairs
 from coral_backend.exceptions import InputError
-from coral_backend.labels import SINGLE, read_controls, write_controls
+from coral_backend.labels import read_controls, write_controls
 from coral_backend.store import Store, browse, figures
 from coral_backend.store.controls import ControlStore, view_of
 from coral_backend.types import LabelSpace, Project, Round, Verdict
@@ -40,15 +40,11 @@ def asks_for(control: LabelSpace | None, label: str) -> str:
 
 
 def choices(project: Project) -> list[tuple[str, str]]:
-    """Return the labels that the table of samples can be asked for, each with what people read.
-
-    Of several controls those of which one label is said: what is said of a set or of spans is no label of theirs.
-    """
+    """Return the labels that the table of samples can be asked for, each with what people read."""
     space = project.label_space
     if not space.controls:
         return [(label, label) for label in space.labels]
-    singles = (one for one in space.controls if one.kind == SINGLE)
-    return [(asks_for(one, label), f"{one.from_name}: {label}") for one in singles for label in one.labels]
+    return [(asks_for(one, label), f"{one.from_name}: {label}") for one in space.controls for label in one.labels]
 
 
 def scores_of(store: Store, project: Project, control: LabelSpace | None, current: Round) -> figures.Scores:

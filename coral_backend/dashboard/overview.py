@@ -11,7 +11,7 @@ from coral_backend.costs import cost_of
 from coral_backend.dashboard.by_control import agreement_of
 from coral_backend.effects import Effect, effect_of
 from coral_backend.settings import Settings
-from coral_backend.slices import said_of
+from coral_backend.slices import said_of, slice_lines, worth_showing
 from coral_backend.status import tokens_of
 from coral_backend.store import Store, figures
 from coral_backend.types import Project, Round, Spend
@@ -54,6 +54,8 @@ class Overview:
         What the round that serves changed elsewhere; None for a first one.
     planned, reviewed : int
         Tasks that people plan to look at (``review_share``); labelled by people so far.
+    sliced : bool
+        Whether the quality page has slices to show.
     """
 
     counts: figures.Counts
@@ -64,6 +66,7 @@ class Overview:
     reviewed: int
     tokens: Mapping[str, int]
     notes: Sequence[str]
+    sliced: bool
     effect: Effect | None
 
 
@@ -84,6 +87,7 @@ def overview_of(settings: Settings, store: Store, project: Project) -> Overview:
         reviewed=counts.human,
         tokens=tokens_of([line for spent in spending.values() for line in spent], list(usage.values())),
         notes=_notes(serving) if serving else [],
+        sliced=serving is not None and worth_showing(slice_lines(store, project)),
         effect=effect_of(store, serving) if serving else None,
     )
 

@@ -106,14 +106,23 @@ class Asked:
         """Return a parameter for its control; empty when it was not given."""
         return self.given.get(name, "")
 
-    def filters(self, task_ids: Sequence[int] | None, *, parts: bool = False, kind: str = SINGLE) -> browse.Filters:
+    def filters(
+        self,
+        task_ids: Sequence[int] | None,
+        *,
+        parts: Mapping[str, str] | None = None,
+        kind: str = SINGLE,
+        rows: bool = False,
+    ) -> browse.Filters:
         """Return what the lines must be like; see ``browse.Filters``. `kind` is that of the control, where there is one."""
         label = {
             name: "" if self.given[name] == NO_LABEL else self.given[name] for name in LABELLED if name in self.given
         }
         plain = {name: self.given.get(name) for name in ("contains", "flag", "human", "agree", "wrong")}
         bounds = {name: _share(self.given, name) for name in ("at_least", "at_most")}
-        more: dict[str, Any] = {"task_ids": task_ids, "parts": parts, "sets": kind == MULTIPLE, "spans": kind == SPANS}
+        more: dict[str, Any] = {
+            "task_ids": task_ids, "parts": parts, "sets": kind == MULTIPLE, "spans": kind == SPANS, "rows": rows
+        }  # fmt: skip
         return browse.Filters(**plain, **label, **bounds, **more)  # type: ignore[arg-type]
 
     def link(self, **changes: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from coral_backend.controls import demos_of, project_of, settings_of, spaces
 from coral_backend.dashboard.example import first_known
 from coral_backend.dashboard.query import Asked
+from coral_backend.dashboard.rows import excerpt
 from coral_backend.effects import Effect, before_of, effect_of
 from coral_backend.exceptions import InputError, NotFoundError, SettingsError
 from coral_backend.settings import PROJECT_OPTIONS, Settings
@@ -105,7 +106,7 @@ class Changed:
     Attributes
     ----------
     lines : sequence of Change
-        Most doubtful first; of each text ``browse.EXCERPT`` characters.
+        Most doubtful first; each text as ``rows.excerpt`` shows it.
     more : bool
         Whether another page follows.
     """
@@ -115,7 +116,7 @@ class Changed:
     more: bool
 
 
-def changed_by(store: Store, current: Round, asked: Asked) -> Changed | None:
+def changed_by(store: Store, project: Project, current: Round, asked: Asked) -> Changed | None:
     """Return what a round changed elsewhere; None where there is no round to compare it with.
 
     Raises
@@ -129,13 +130,9 @@ def changed_by(store: Store, current: Round, asked: Asked) -> Changed | None:
     # One more than is shown, of both: that says whether there is more, and nothing need be counted.
     found = store.verdict_changes(
         current.project_id, before.id, current.id, limit=asked.size + 1, offset=asked.offset,
-        characters=browse.EXCERPT + 1, elsewhere=True,
+        characters=None if project.label_space.is_row else browse.EXCERPT + 1, elsewhere=True,
     )  # fmt: skip
-    lines = [replace(line, text=_excerpt(line.text)) for line in found]
+    lines = [replace(line, text=excerpt(project.label_space, line.text)) for line in found]
     if not lines and asked.page > 1:
         raise InputError(f"Page {asked.page} of the changed verdicts does not exist; there are fewer.")
     return Changed(effect, lines[: asked.size], len(lines) > asked.size)
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= browse.EXCERPT else f"{text[: browse.EXCERPT]}…"

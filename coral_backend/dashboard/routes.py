@@ -24,6 +24,7 @@ from coral_backend.dashboard.overview import overview_of
 from coral_backend.dashboard.progress import live, stages
 from coral_backend.dashboard.query import LABELLED, NO_LABEL, Asked
 from coral_backend.dashboard.rounds import changed_by, prompt_of, round_named, serving_or
+from coral_backend.dashboard.rows import excerpt, line_of
 from coral_backend.dashboard.safety import shared
 from coral_backend.exceptions import ConflictError, CoralError, EndpointError, InputError, SettingsError
 from coral_backend.labels import MULTIPLE, SINGLE, read_controls
@@ -31,6 +32,7 @@ from coral_backend.settings import Settings
 from coral_backend.slices import slice_lines, worth_showing
 from coral_backend.store import Store, browse, figures, option_versions
 from coral_backend.types import Project, Round, Sample
+from strategies.tasks.columns import cells
 
 HERE = Path(__file__).parent
 POINT_TEXT = 400
@@ -163,8 +165,8 @@ def one_round(project_id: int, name: str) -> str:
     return render_template(
         "dashboard/round.html", project=project, shown=project.label_space.shown, round=current, stages=stages(current),
         trainings=_trainings(current), prompt=prompt_of(settings, store, project, current),
-        usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, current, asked),
-        asked=asked, busy=store.active_round(project_id), tab="overview",
+        usage=store.llm_usage(project_id).get(current.number, {}) if not current.revision else {}, changed=changed_by(store, project, current, asked),
+        asked=asked, busy=store.active_round(project_id), excerpt=functools.partial(excerpt, project.label_space), tab="overview",
     )  # fmt: skip
 
 
@@ -188,7 +190,7 @@ def samples(project_id: int) -> str:
     ids = _ids_inside(asked, project, asked.area_round or (current.name if current else "")) if asked.area else None
     found = browse.page(
         store, project_id, current.id if current else None, _filters(project, current, asked, ids), sort=asked.sort,
-        descending=asked.descending, limit=asked.size, offset=asked.offset,
+        descending=asked.descending, limit=asked.size, offset=asked.offset, whole=project.label_space.is_row,
     )  # fmt: skip
     found = replace(found, lines=by_control.whole_lines(store, project, current, found.lines))
     last = max(1, math.ceil(found.total / asked.size))
@@ -197,7 +199,7 @@ def samples(project_id: int) -> str:
     return render_template(
         "dashboard/samples.html", project=project, round=current, rounds=_judged_rounds(store, project), asked=asked,
         found=found, last=last, labels=[*by_control.choices(project), (NO_LABEL, NO_LABEL)], sorts=browse.SORTS, tab="samples",
-        shown=project.label_space.shown, marked=marked,
+        parts=project.label_space.shown_parts, marked=marked, is_row=project.label_space.is_row, line_of=line_of, cells=cells,
     )  # fmt: skip
 
 
@@ -210,14 +212,15 @@ def _filters(project: Project, current: Round | None, asked: Asked, ids: list[in
         If a label is asked for without its control.
     """
     if not project.label_space.controls:
-        return asked.filters(ids, kind=project.label_space.kind)
+        return asked.filters(ids, kind=project.label_space.kind, rows=project.label_space.is_row)
     for name in LABELLED:
         value = asked.get(name)
         if value not in ("", NO_LABEL) and len(read_controls(value) or {}) != 1:
             first = project.label_space.controls[0]
             like = by_control.asks_for(first, first.labels[0])
             raise InputError(f"{name} is {value[:40]!r}; it must name its control, for example {like}.")
-    found = asked.filters(ids, parts=True)
+    kinds = {control.from_name: control.kind for control in project.label_space.controls}
+    found = asked.filters(ids, parts=kinds, rows=project.label_space.is_row)
     if found.wrong is None:
         return found
     wrong = by_control.wrong_ids(shared().store, project, current, found.wrong)
@@ -244,13 +247,15 @@ def sample(project_id: int, task_id: int) -> Response:
     store = shared().store
     project = store.project(project_id)
     current = serving_or(store, project, request.args.get("round"))
-    line = browse.one(store, project_id, current.id if current else None, task_id)
+    space = project.label_space
+    line = browse.one(store, project_id, current.id if current else None, task_id, whole=space.is_row)
+    if space.is_row:
+        line = replace(line, text=line_of(line.text), length=0)  # the line says itself that it was cut
     said = {name: getattr(line, name) for name in ("label", "llm_label", "slm_label", "human_label")}
-    shown = project.label_space.shown
     return jsonify(
         {
             "task_id": line.task_id, "text": line.problem or line.text[:POINT_TEXT], "length": line.length,
-            **{name: None if one is None else shown(one) for name, one in said.items()}, "confidence": line.confidence,
+            **{name: None if one is None else space.shown(one) for name, one in said.items()}, "confidence": line.confidence,
             "p_clean": line.p_clean, "flag": line.flag, "rank": line.rank, "source": line.source,
         }
     )  # fmt: skip

@@ -313,7 +313,7 @@ def _hint_of_parts(verdict: Verdict) -> str:
     if verdict.flag is Flag.CLEAN or not doubtful:
         return ""
     doubtful.sort(key=lambda one: (one.score is not None, one.score))
-    told = [f"{_named(one)} {_percent(_of_yes(one))}" for one in doubtful[:MOST_NAMED]]
+    told = [f"{_named(one)} {_percent(_of_yes(one))}{_disputed(one)}" for one in doubtful[:MOST_NAMED]]
     more = f" · and {len(doubtful) - MOST_NAMED} more" if len(doubtful) > MOST_NAMED else ""
     return f"**Doubtful:** {' · '.join(told)}{more}"
 
@@ -327,6 +327,13 @@ def _named(part: Detail) -> str:
     )
     missing = "missing? " if part.llm_label is None else ""
     return f"{missing}{plain(part.llm_label or part.label or part.slm_label or '?')} “{plain(words)}”"
+
+
+def _disputed(part: Detail) -> str:
+    """Return who says what of a label on which LLM and SLM differ; of a span its name says it."""
+    if part.words or part.llm_label is None or part.slm_label is None or part.llm_label == part.slm_label:
+        return ""
+    return f" (LLM {part.llm_label}, SLM {part.slm_label})"
 
 
 def _of_yes(part: Detail) -> float | None:

@@ -49,13 +49,13 @@ def fields(space: LabelSpace, verdicts: Iterable[Verdict], *, hint: bool = False
     verdicts = list(verdicts)
     if space.kind != SEVERAL:
         return columns.fields(verdicts, space=space, hint=hint)
-    found: dict[str, dict[int, Value]] = {}
     parts = {control.from_name: [verdict_of(one, control) for one in verdicts] for control in space.controls}
+    by_task = {one.task_id: {name: many[i] for name, many in parts.items()} for i, one in enumerate(verdicts)}
+    # First, because Label Studio keeps the order and a table of several controls is wider than the screen.
+    found: dict[str, dict[int, Value]] = {DOUBT: {task: ", ".join(_doubtful(own)) for task, own in by_task.items()}}
     for control in space.controls:
         for key, said in zip(keys_of(space)[control.from_name], ("llm_label", "slm_label"), strict=True):
             found[key] = {one.task_id: _shown(control, getattr(one, said)) for one in parts[control.from_name]}
-    by_task = {one.task_id: {name: many[i] for name, many in parts.items()} for i, one in enumerate(verdicts)}
-    found[DOUBT] = {task: ", ".join(_doubtful(own)) for task, own in by_task.items()}
     found |= {key: values for key, values in columns.fields(verdicts).items() if key not in (LLM, SLM, HINT)}
     found |= {key: {one.task_id: "" for one in verdicts} for key in (LLM, SLM)}
     found[HINT] = {task: _hint(own) if hint else "" for task, own in by_task.items()}

@@ -193,7 +193,7 @@ def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[
     explore = [f"tasks:{column}" for column in _SYSTEM_COLUMNS if column not in system]
     beside = [f"tasks:{column}" for column in _SYSTEM_COLUMNS] + [f"tasks:data.{key}" for key in facts]
     widths = {f"tasks:data.{key}": 380 if facts else 600 for key in shown if len(shown) == 1}
-    widths |= {f"tasks:data.{key}": _WIDTHS.get(key, 500 if key == SECOND_LOOK else 130) for key in facts}
+    widths |= {f"tasks:data.{key}": _width(key) for key in facts}
     return {
         "hiddenColumns": {
             "explore": list(dict.fromkeys(explore + hidden_data)),
@@ -203,6 +203,11 @@ def _layout(kind: Kind, data_keys: Sequence[str], text_key: str | None) -> dict[
         "columnsDisplayType": {},
         "gridWidth": 4,
     }
+
+
+def _width(key: str) -> int:
+    """Return the width of one of our columns in pixels: its name in the header must be readable, also where it holds a control's."""
+    return _WIDTHS.get(key, 500 if key == SECOND_LOOK else min(260, max(130, 30 + 8 * len(key))))
 
 
 def _ours(views: list[dict[str, Any]]) -> dict[Kind, dict[str, Any]]:

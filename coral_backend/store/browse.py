@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, case, func, or_, select
+from sqlalchemy import Integer, and_, bindparam, case, false, func, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 from coral_backend.exceptions import NotFoundError
+from coral_backend.labels import MULTIPLE, SINGLE, SPANS, read_controls
 from coral_backend.store import tables as t
 from coral_backend.store.store import Store
 
@@ -59,13 +63,15 @@ class Filters:
         Bounds of the SLM's confidence.
     task_ids : sequence of int or None
         Only these: a set drawn on the map.
-    parts : bool
-        Whether a label that is asked for is that of one of several controls, as ``labels.py`` writes it, and others may stand
-        beside it.
+    parts : mapping of str to str or None
+        The kind of each of several controls, by its name: a label that is asked for is then that of one of them, as ``labels.py``
+        writes it, and others may stand beside it.
     sets : bool
         Whether what is said of a task is a set of labels: then a label asks for those that have it.
     spans : bool
         Whether it is spans: then a label asks for the tasks that have a span with it.
+    rows : bool
+        Whether a text is a row of a table: then `contains` is looked for as people read it, ``name: value``.
     """
 
     contains: str | None = None
@@ -80,9 +86,10 @@ class Filters:
     at_least: float | None = None
     at_most: float | None = None
     task_ids: Sequence[int] | None = field(default=None, repr=False)
-    parts: bool = False
+    parts: Mapping[str, str] | None = None
     sets: bool = False
     spans: bool = False
+    rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Line:
     Attributes
     ----------
     text : str
-        At most ``EXCERPT`` characters; `length` says how many there are.
+        Its beginning, ``EXCERPT`` characters unless more were asked for; `length` says how many there are.
     source : str or None
         Who gave `label`: ``human``, ``llm`` or ``slm``.
     details : list of dict or None
@@ -164,7 +171,7 @@ class Columns:
     ``judged`` has the same without people: whoever reads every line asks for their few labels by themselves.
     """
 
-    def __init__(self, project_id: int, round_id: int | None) -> None:
+    def __init__(self, project_id: int, round_id: int | None, *, whole: bool = False) -> None:
         s, v = t.samples.c, t.verdicts.c
         # A verdict about another text of the task does not count. No round has the id 0; IS NULL would use no index.
         about = and_(
@@ -190,7 +197,7 @@ class Columns:
         self.said_by = case((people.c.label.is_not(None), "human"), else_=said_by)
         self.names: dict[str, ColumnElement[Any]] = {
             "task_id": s.task_id,
-            "text": func.substr(s.text, 1, EXCERPT),
+            "text": s.text if whole else func.substr(s.text, 1, EXCERPT),
             "length": func.length(s.text),
             "problem": s.problem,
             "llm_label": self.llm,
@@ -229,6 +236,7 @@ def page(
     descending: bool = False,
     limit: int = 50,
     offset: int = 0,
+    whole: bool = False,
 ) -> Page:
     """Return the lines from `offset` on that fit `filters`.
 
@@ -238,8 +246,10 @@ def page(
         Whose verdicts; None before the first round.
     sort : str
         One of ``SORTS``; lines that have no value there come last, and ties go by task id.
+    whole : bool
+        Whether texts are not cut: a row of a table cannot be read in part.
     """
-    columns = Columns(project_id, round_id)
+    columns = Columns(project_id, round_id, whole=whole)
     where = _where(columns, filters)
     by = columns.names[sort]
     order = (by.is_(None), by.desc() if descending else by.asc(), t.samples.c.task_id)
@@ -251,15 +261,15 @@ def page(
     return Page(lines, total)
 
 
-def one(store: Store, project_id: int, round_id: int | None, task_id: int) -> Line:
-    """Return one task's line.
+def one(store: Store, project_id: int, round_id: int | None, task_id: int, *, whole: bool = False) -> Line:
+    """Return one task's line; see ``page``.
 
     Raises
     ------
     NotFoundError
         If the project has no such task.
     """
-    columns = Columns(project_id, round_id)
+    columns = Columns(project_id, round_id, whole=whole)
     query = select(*columns.all()).select_from(columns.source).where(columns.here, t.samples.c.task_id == task_id)
     with store.reading() as connection:
         row = connection.execute(query).first()
@@ -272,7 +282,10 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     s, v = t.samples.c, t.verdicts.c
     parts: list[ColumnElement[bool]] = [columns.here]
     if wanted.contains:
-        parts.append(s.text.ilike(f"%{_literal(wanted.contains)}%", escape="\\"))
+        text, words = (
+            (_unquoted(s.text), wanted.contains.replace('"', "")) if wanted.rows else (s.text, wanted.contains)
+        )
+        parts.append(text.ilike(f"%{_literal(words)}%", escape="\\"))
     if wanted.flag:
         parts.append(v.flag.is_(None) if wanted.flag == "none" else v.flag == wanted.flag)
     asked = (
@@ -281,9 +294,7 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
         (v.slm_label, wanted.slm),
         (columns.human, wanted.human_label),
     )
-    says = _has_part if wanted.parts else _has if wanted.sets else _has_span if wanted.spans else _is_label
-    none = _has_none if wanted.sets or wanted.spans else _is_none
-    parts += [none(column) if value == "" else says(column, value) for column, value in asked if value is not None]
+    parts += [_says(column, value, wanted) for column, value in asked if value is not None]
     if wanted.human:
         parts.append(columns.human.is_not(None) if wanted.human == "yes" else columns.human.is_(None))
     if wanted.agree:
@@ -304,44 +315,87 @@ def _where(columns: Columns, wanted: Filters) -> ColumnElement[bool]:
     return and_(*parts)
 
 
-def _is_none(column: Any) -> ColumnElement[bool]:
-    none: ColumnElement[bool] = column.is_(None)
-    return none
-
-
-def _has_none(column: Any) -> ColumnElement[bool]:
-    return or_(column.is_(None), column == "[]")
-
-
-def _is_label(column: Any, value: str) -> ColumnElement[bool]:
+def _says(column: Any, value: str, wanted: Filters) -> ColumnElement[bool]:
+    """Say that a column of labels has the label `value`; of the empty text, that it has none."""
+    kind = MULTIPLE if wanted.sets else SPANS if wanted.spans else SINGLE
+    if value == "":
+        return or_(column.is_(None), false() if kind == SINGLE else column == "[]")
+    if wanted.parts is not None:
+        return _control_says(column, value, wanted.parts)
     same: ColumnElement[bool] = column == value
-    return same
+    return same if kind == SINGLE else _has(column, _MARKS[kind](value))
 
 
-def _has(column: Any, label: str) -> ColumnElement[bool]:
-    """Say that a set, as ``labels.write_set`` writes it, has a label.
+def _in_set(label: str) -> list[str]:
+    """Return what a set, as ``labels.write_set`` writes it, has in it where it has a label.
 
     Within the text of the list a label begins after a bracket or a comma and a blank, which no label can imitate: in labels quotes are
-    escaped. Not LIKE, for the reason of ``_has_part``.
+    escaped.
     """
     name = json.dumps(label, ensure_ascii=False)
-    return or_(*(func.replace(column, f"{before}{name}", "") != column for before in ("[", ", ")))
+    return [f"[{name}", f", {name}"]
 
 
-def _has_span(column: Any, label: str) -> ColumnElement[bool]:
-    """Say that spans, as ``labels.write_spans`` writes them, have one with a label; no label can imitate what stands around it."""
-    has: ColumnElement[bool] = func.replace(column, f", {json.dumps(label, ensure_ascii=False)}]", "") != column
-    return has
+def _in_spans(label: str) -> list[str]:
+    """Return what spans, as ``labels.write_spans`` writes them, have in them where one has a label; no label can imitate it."""
+    return [f", {json.dumps(label, ensure_ascii=False)}]"]
+
+
+_MARKS: Final = {MULTIPLE: _in_set, SPANS: _in_spans}
+"""By the kind of a control that says more than one label."""
+
+
+def _has(column: Any, parts: Sequence[str]) -> ColumnElement[bool]:
+    """Say that a text has one of `parts` in it. Not LIKE, which in SQLite takes large letters for small ones."""
+    return or_(*(func.replace(column, part, "") != column for part in parts))
 
 
 def _has_part(column: Any, value: str) -> ColumnElement[bool]:
     """Say that the JSON object `column` has the one member of the object `value`, which is written alike.
 
-    Not LIKE, which in SQLite takes large letters for small ones. Inside a text of the JSON every quote has a backslash in front, so
-    that no text is taken for the member.
+    Inside a text of the JSON every quote has a backslash in front, so that no text is taken for the member.
     """
-    has: ColumnElement[bool] = func.replace(column, value[1:-1], "") != column
-    return has
+    return _has(column, [value[1:-1]])
+
+
+def _unquoted(row: Any) -> ColumnElement[str]:
+    """Return the JSON of a row without its quotes, which is ``name: value`` as people read it, with commas between."""
+    plain: ColumnElement[str] = func.replace(func.replace(row, '\\"', ""), '"', "")
+    return plain
+
+
+def _control_says(column: Any, value: str, kinds: Mapping[str, str]) -> ColumnElement[bool]:
+    """Say that of several controls the one that `value` names has its label; of a control that is not there, that none has."""
+    [(control, label)] = (read_controls(value) or {"": ""}).items()
+    kind = kinds.get(control)
+    if kind is None:
+        return false()
+    if kind == SINGLE:
+        return _has_part(column, value)
+    # What is said stands as a text in the JSON, and ends with a bracket. No label can imitate that bracket and quote, nor the control's
+    # name with what follows it: inside a text of the JSON every quote has a backslash in front.
+    begin = f'{json.dumps(control, ensure_ascii=False)}: "'
+    rest = func.substr(column, _Place(column, begin) + len(begin))
+    said = func.substr(rest, 1, _Place(rest, ']"'))
+    marks = [json.dumps(mark, ensure_ascii=False)[1:-1] for mark in _MARKS[kind](label)]
+    return and_(_Place(column, begin) > 0, _has(said, marks))
+
+
+class _Place(FunctionElement[int]):
+    """Where a text begins in another, from 1 on; 0 where it does not: ``instr``, in PostgreSQL ``strpos``."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(_Place)
+def _instr(element: _Place, compiler: SQLCompiler, **more: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **more)})"
+
+
+@compiles(_Place, "postgresql")
+def _strpos(element: _Place, compiler: SQLCompiler, **more: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **more)})"
 
 
 def _literal(words: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["COLUMN_KINDS", "Column", "shown"]
+__all__ = ["COLUMN_KINDS", "Column", "cells", "shown"]
 
 COLUMN_KINDS = ("numeric", "categorical")
 """What a column may hold: amounts, or names of which none is more than another (codes and postcodes too)."""
@@ -51,17 +51,35 @@ def shown(text: str, columns: Mapping[str, Column]) -> str:
     job: missing
     age (of the patient, in years): 41
     """
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if not isinstance(row, dict):
+    row = _row(text)
+    if row is None:
         return text
     told = columns or dict.fromkeys(row, Column())
     return "\n".join(_line(name, column, row.get(name)) for name, column in told.items())
 
 
+def cells(text: str) -> list[tuple[str, str]]:
+    """Return the name and the value of each column of a row, without line breaks; nothing of what is no row."""
+    return [(_name(name), _said(value)) for name, value in (_row(text) or {}).items()]
+
+
+def _row(text: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def _line(name: str, column: Column, value: Any) -> str:
     about = f" ({column.about})" if column.about else ""
+    return f"{_name(name)}{about}: {_said(value)}"
+
+
+def _name(name: str) -> str:
+    return " ".join(name.split())
+
+
+def _said(value: Any) -> str:
     said = value if isinstance(value, str) else "missing" if value is None else json.dumps(value)
-    return f"{' '.join(name.split())}{about}: {' '.join(said.split()) or 'missing'}"
+    return " ".join(said.split()) or "missing"

@@ -23,7 +23,7 @@ from coral_backend.dashboard import safety
 from coral_backend.launch import begin_round
 from coral_backend.rounds import round_lease
 from coral_backend.settings import Settings
-from coral_backend.store import Store, figures, option_versions
+from coral_backend.store import Store, checks, figures, option_versions
 from coral_backend.types import HumanLabel, RoundStatus, Sample
 from tests.web_parts import basic, settings_in
 
@@ -417,6 +417,7 @@ def test_a_map_whose_arrays_are_gone_says_so(client: FlaskClient, settings: Sett
 
 def test_slices_stand_on_the_quality_page_with_their_routing(client: FlaskClient, store: Store) -> None:
     assert 'id="slices"' not in get(client, "/quality").text, "nobody asked for slices"
+    assert "#slices" not in get(client, "").text
     shop = HOSTILE[0]
     store.put_samples(1, [replace(one, slice=shop if one.task_id % 2 else "en") for one in store.samples(1)])
     serving = store.round(store.project(1).active_round or 0)
@@ -427,13 +428,18 @@ def test_slices_stand_on_the_quality_page_with_their_routing(client: FlaskClient
     decided = {"name": shop, "tasks": 150, "checked": 30, "llm_right": 12, "slm_right": 21, "sureness": 0.98}
     store.put_verdicts(1, begun.id, verdicts, lease)
     store.finish_round(begun.id, lease, "v2", {**serving.metrics, "slices": [{**decided, "slm_first": True}]})
+    looked_at = [i for i in store.human_labels(1) if i % 2][:10]
+    checks.draw(store, 1, dict.fromkeys([*looked_at, next(i for i in range(1, 99, 2) if i not in looked_at)], shop))
     page = get(client, "/quality").text
     assert shop not in page, "a name from task data is text"
-    [table] = re.findall(r'<section class="card" id="slices">.*?</section>', page, re.DOTALL)
+    [table] = re.findall(r'<section class="card wide" id="slices">.*?</section>', page, re.DOTALL)
     lines = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
     assert [line.endswith("as usual –") for line in lines[1:]] == [False, True]
     assert "SLM-first 98" in lines[1]
-    assert "labelled SLM-first" in get(client, "").text
+    assert re.search(r" [\d.]+ % \([\d.]+ % to [\d.]+ %\) of 1[01] random tasks, 11 drawn$", lines[1]), lines[1]
+    overview = get(client, "").text
+    assert "labelled SLM-first" in overview
+    assert f'href="{PROJECT}/quality#slices"' in overview
 
 
 def test_before_the_first_round_every_page_says_what_to_do(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def found(client: FlaskClient, **args: str) -> list[int]:
 def test_sets_are_shown_as_people_read_them(client: FlaskClient) -> None:
     text = page(client, "/samples")
     assert "sports, a, b" in text
-    assert "<strong>(none)</strong>" in text
+    assert '<strong><span class="part">(none)</span></strong>' in text
     assert "[&#34;sports" not in text
     for path in ("", "/quality", "/rounds/1", "/configuration", "/map"):
         page(client, path)

@@ -150,6 +150,9 @@ def test_columns_and_hint_name_the_doubtful_labels() -> None:
     found = columns.fields([one, replace(one, task_id=2, flag=Flag.CLEAN)], space=space, hint=True)
     assert (found["coral_llm"][1], found["coral_slm"][1]) == ("a*b, sure", "(none)")
     assert found["coral_hint"] == {1: "**Doubtful:** a\\*b 30 % · sports 41 %", 2: ""}
+    disputed = replace(one, details=(Detail("sports", "yes", 0.5, Flag.INCONSISTENT, None, "yes", "no", 0.6),))
+    found = columns.fields([disputed], space=space, hint=True)
+    assert found["coral_hint"][1] == "**Doubtful:** sports 50 % (LLM yes, SLM no)"
     many = replace(one, details=tuple(Detail(f"l{i}", "no", 0.6, Flag.NOISY) for i in range(7)))
     assert str(columns.fields([many], space=space, hint=True)["coral_hint"][1]).endswith("· and 2 more")
 

@@ -166,6 +166,7 @@ def test_each_control_has_columns_and_the_doubtful_ones_are_named() -> None:
         "stars": part("2", 0.7, Flag.INCONSISTENT, slm_label="3", slm_score=0.8),
     }
     found = control_columns.fields(space, [joined_verdict(parts, ORDER)], hint=True)
+    assert next(iter(found)) == "coral_doubt", "what stands first in Label Studio is seen without scrolling"
     shown = {key: values[1] for key, values in found.items() if key != columns.HINT}
     assert shown == {
         "coral_llm_mood": "bad", "coral_slm_mood": "good", "coral_llm_topic": "a > b", "coral_slm_topic": "a > b",
@@ -208,6 +209,22 @@ def test_the_least_sure_control_speaks_for_the_task() -> None:
     assert [detail.name for detail in joined.details] == list(ORDER)
 
 
+def test_a_control_with_a_slash_is_no_part_of_another() -> None:
+    mood = LabelSpace("Choices", "a", "text", "text", ("b", "b/c", "~1"), kind=MULTIPLE)
+    order = ("a", "a/b", "a~1b", "a/b/c")
+    others = [LabelSpace("Choices", name, "text", "text", ("x", "y")) for name in order[1:]]
+    inner = tuple(Detail(label, "yes", 0.1 * i, Flag.NOISY, Source.LLM) for i, label in enumerate(mood.labels, 1))
+    parts = {"a": part('["b", "b/c"]', 0.1, Flag.NOISY, details=inner)}
+    parts |= {name: part("x", 0.6 + 0.1 * i) for i, name in enumerate(order[1:])}
+    joined = joined_verdict(parts, order)
+    assert len({detail.name for detail in joined.details}) == len(joined.details)
+    assert verdict_of(joined, mood).details == inner
+    for space in (mood, *others):
+        seen = verdict_of(joined, space)
+        assert (seen.label, seen.score) == (parts[space.from_name].label, parts[space.from_name].score)
+        assert seen.details == parts[space.from_name].details
+
+
 # --- other kinds of answers among several ------------------------------------------------------------------------------
 
 TAGS = '<Choices name="tags" toName="text" choice="multiple"><Choice value="x"/><Choice value="y"/><Choice value="z"/></Choices>'
@@ -233,4 +250,5 @@ def test_a_set_beside_one_label_keeps_its_parts() -> None:
         assert from_result(space, result) == verdict.prediction_label
     shown = control_columns.fields(space, [joined], hint=True)
     assert (shown["coral_llm_tags"][1], shown["coral_doubt"][1]) == ("x, y", "tags")
+    assert shown[columns.HINT][1] == ("tags · **Doubtful:** y 40 % (LLM yes, SLM no)",)
     assert prediction_rows(space, "coral-r1", [joined])[0][3] == "coral-r1-slm"

@@ -8,7 +8,7 @@ import pytest
 
 from coral_backend.labelstudio.client import LabelStudioClient
 from coral_backend.labelstudio.control_tags import parse_config, to_regions
-from coral_backend.labelstudio.tabs import MAX_TITLE, _title, assert_tabs, flag_token, tab_counts
+from coral_backend.labelstudio.tabs import MAX_TITLE, _layout, _title, assert_tabs, flag_token, tab_counts
 from coral_backend.types import Flag
 from tests.label_studio_fixture import CONFIG, LabelStudioUnderTest
 
@@ -157,6 +157,12 @@ def test_a_title_fits_with_its_count(count: int, title: str) -> None:
     assert _title(INC, count) == title
     assert all(len(_title(flag, count)) <= MAX_TITLE for flag in Flag)
     assert _title(N, count).startswith("Noisy (")
+
+
+def test_the_names_of_controls_columns_can_be_read() -> None:
+    keys = ["text", "coral_doubt", "coral_llm_sentiment", "coral_slm_" + "x" * 90, "coral_p_clean"]
+    widths = _layout(N, keys, "text")["columnsWidth"]
+    assert [widths[f"tasks:data.{key}"] for key in keys[1:]] == [130, 182, 260, 155]
 
 
 def test_tokens_are_ascii_and_of_one_version_only() -> None:

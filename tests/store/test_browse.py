@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from coral_backend import export
 from coral_backend.exceptions import NotFoundError
-from coral_backend.labels import SPANS, Span, write_spans
+from coral_backend.labels import MULTIPLE, SINGLE, SPANS, Span, write_controls, write_set, write_spans
 from coral_backend.status import status_of
 from coral_backend.store import Store, browse, figures
 from coral_backend.store.browse import Filters
@@ -127,6 +128,61 @@ def test_a_like_sign_is_a_letter(store: Store) -> None:
     put_sample(store, 7, r"100 % sure_ly \ done", "pos")
     for words in ("100 %", "sure_ly", "\\ done"):
         assert ids(store, contains=words) == [7]
+
+
+ODD = ("x", "y", "x, y", 'x"a', "a]", 'a]"', "mood", "\\", "ß\n")
+"""Labels with all that their writing as JSON is made of."""
+
+
+def several(said: dict[str, Any]) -> str:
+    """Return what several controls say of a task: of `tags` and `topics` a set, of `names` spans, of `mood` one label."""
+    written = {name: write_set(one, ODD) if isinstance(one, set) else one for name, one in said.items()}
+    spans = (
+        {"names": write_spans([Span(i, i + 1, one) for i, one in enumerate(said["names"])])} if "names" in said else {}
+    )
+    return write_controls({**written, **spans}, ("mood", "tags", "topics", "names"))
+
+
+def test_a_label_of_a_set_or_of_spans_is_found_beside_other_controls(url: str) -> None:
+    store = Store(url)
+    save_project(store)
+    said: list[dict[str, Any]] = [
+        {"mood": "x", "tags": {"x", "y"}, "topics": {"y"}, "names": ["x"]},
+        {"mood": '"tags": "[', "tags": {"x, y"}, "topics": {"x"}, "names": ["x, y", 'x"a']},
+        {"tags": set(), "names": []},
+        {"topics": {"x"}},
+        {"tags": set(ODD), "topics": set()},
+        {"tags": {'a]"'}, "topics": {"x", "a]"}, "names": list(ODD)},
+    ]
+    for task_id, one in enumerate(said, 1):
+        put_sample(store, task_id, "some text", several(one))
+    put_sample(store, 7, "some text", None)
+    put_sample(store, 8, "some text", "x")
+    kinds = {"mood": SINGLE, "tags": MULTIPLE, "topics": MULTIPLE, "names": SPANS}
+
+    def found(control: str, label: str) -> list[int]:
+        wanted = Filters(llm=write_controls({control: label}, [control]), parts=kinds)
+        return sorted(line.task_id for line in browse.page(store, PROJECT, None, wanted).lines)
+
+    for control in ("tags", "topics", "names"):
+        for label in ODD:
+            has = [i for i, one in enumerate(said, 1) if label in one.get(control, ())]
+            assert found(control, label) == has, (control, label)
+    assert found("mood", "x") == [1]
+    assert found("tags", "X") == found("tags", "x, ") == found("gone", "x") == []
+    store.close()
+
+
+def test_a_row_is_whole_and_found_as_people_read_it(store: Store) -> None:
+    row = json.dumps({"age": 41, "job": 'says "cook"', "remarks": "x" * 500, "income": None})
+    put_sample(store, 7, row, "pos")
+    for words in ("age: 41, JOB", 'says "cook"', "income: null"):
+        assert ids(store, contains=words, rows=True) == [7]
+    assert ids(store, contains="age: 4, job", rows=True) == ids(store, contains="age: 41") == []
+    [line] = lines(store, Filters(task_ids=[7]), whole=True)
+    assert (line.text, line.length) == (row, len(row))
+    assert browse.one(store, PROJECT, None, 7, whole=True).text == row
+    assert len(browse.one(store, PROJECT, None, 7).text) == browse.EXCERPT
 
 
 def test_an_unknown_task_is_not_found(store: Store) -> None:
