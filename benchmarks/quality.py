@@ -112,6 +112,7 @@ def run(
     date: str,
     quiet: bool = False,
     keep: Callable[[Report], None] | None = None,
+    done: Mapping[str, Any] | None = None,
 ) -> Report:
     """Run methods on files that can be used; the others are named under ``skipped`` with the reason.
 
@@ -121,6 +122,8 @@ def run(
         Of today, for the report.
     keep : callable, optional
         Given the report after every file: hours of work should not be lost with the last file.
+    done : mapping, optional
+        What an earlier run found, by file: these are not run again.
 
     Raises
     ------
@@ -131,9 +134,12 @@ def run(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{', '.join(twice)}: more than one file has this name; each must have its own.")
-    report: Report = {"files": {}, "seeds": list(seeds), "slm": config.model, "machine": machine()}
+    known = {name: done[name] for name in names if name in done} if done else {}
+    report: Report = {"files": known, "seeds": list(seeds), "slm": config.model, "machine": machine()}
     report |= {"date": date, "rows": rows, "skipped": {}}
     for name, path in zip(names, paths, strict=True):
+        if name in report["files"]:
+            continue
         try:
             data = read_dataset(path, rows)
         except InputError as error:
@@ -147,6 +153,31 @@ def run(
     if not report["files"]:
         raise InputError("No file can be used. " + " ".join(report["skipped"].values()))
     return report
+
+
+def unfinished(path: Path, *, config: SLMConfig, methods: Sequence[str], seeds: Sequence[int], rows: int | None) -> Any:
+    """Return the files of an earlier report that the same run would come to; nothing where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is no report of ours, or one of another run.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        files = dict(report["files"])
+        found = {name: report[name] for name in ("seeds", "slm", "rows")}
+        found["methods"] = sorted({method for one in files.values() for method in one["methods"]})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no report of this benchmark ({type(error).__name__}); name another file."
+        ) from None
+    wanted = {"seeds": list(seeds), "slm": config.model, "rows": rows, "methods": sorted(methods)}
+    if found != wanted:
+        raise InputError(f"{path} is of another run ({found}; this one is {wanted}); name another file for --json.")
+    return files
 
 
 def write(report: Report, *, json_to: Path | None, markdown_to: Path | None) -> None:
@@ -187,9 +218,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, metavar="N", help="a random part of each file, for a quick look")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+    parser.add_argument("--resume", action="store_true", help="do not run again what the file of --json has already")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables there too")
     options = parser.parse_args(argv)
     options.methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    if options.resume and options.json is None:
+        parser.error("--resume needs --json, the file that an earlier run wrote")
     unknown = [name for name in options.methods if name not in METHODS]
     if unknown or not options.methods:
         parser.error(f"--methods: {', '.join(unknown) or 'none given'}; there are {', '.join(METHODS)}")
@@ -205,19 +239,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print the tables, write what was asked for; return 1 when no file could be used."""
     options = _arguments(argv)
     logging.basicConfig(level=logging.WARNING)
+    same: dict[str, Any] = {
+        "config": SLMConfig(model=options.slm),
+        "methods": options.methods,
+        "seeds": range(options.seeds),
+        "rows": options.rows,
+    }
+    keep = partial(write, json_to=options.json, markdown_to=options.markdown)
     try:
         report = run(
             options.files,
-            config=SLMConfig(model=options.slm),
-            methods=options.methods,
-            seeds=range(options.seeds),
-            rows=options.rows,
+            **same,
             date=datetime.now(UTC).date().isoformat(),
-            keep=partial(write, json_to=options.json, markdown_to=options.markdown),
+            keep=keep,
+            done=unfinished(options.json, **same) if options.resume else None,
         )
     except CoralError as error:
         _log(str(error))
         return 1
+    keep(report)
     print(markdown(report))
     return 0
 

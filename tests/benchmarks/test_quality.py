@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.baselines import METHODS, Workbench, judged, regress
-from benchmarks.dataset import COLUMNS, Task, read_dataset
+from benchmarks.dataset import COLUMNS, Dataset, Task, read_dataset
 from benchmarks.figures import METRICS, Outcome
 from benchmarks.memory import CLEAR_REFS, peak_memory
 from benchmarks.quality import main, run_file
@@ -139,6 +139,39 @@ def test_the_report_has_the_agreed_shape(tmp_path: Path, config: SLMConfig) -> N
     assert file["methods"]["frozen"]["seconds_by_stage"].keys() == {"embedding", "training"}
     assert file["methods"]["random"]["auroc_std"] > 0
     assert "| tiny | frozen |" in " ".join(table.read_text().split())
+
+
+def test_an_interrupted_run_goes_on(
+    tmp_path: Path, config: SLMConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (write_file(tmp_path / f"{name}.csv.gz", truth()) for name in ("one", "two"))
+    out = tmp_path / "out.json"
+    options = ["--slm", config.model, "--seeds", "1", "--methods", "llm,frozen", "--json", str(out), "--resume"]
+    assert main([str(one), *options]) == 0
+    first = json.loads(out.read_text())["files"]["one"]
+    ran: list[str] = []
+
+    def run_one(data: Dataset, *_: object, **__: object) -> dict[str, Any]:
+        ran.append(data.task.name)
+        return dict(first)
+
+    monkeypatch.setattr(quality, "run_file", run_one)
+    assert main([str(two), str(one), *options]) == 0
+    assert ran == ["two"]
+    assert set(json.loads(out.read_text())["files"]) == {"one", "two"}
+    fewer = ["llm" if option == "llm,frozen" else option for option in options]
+    assert main([str(one), *fewer]) == 1
+    assert "another run" in capsys.readouterr().err
+    for content, message in (
+        ("{}", "no report"),
+        (out.read_text().replace('"seeds": [', '"seeds": [7, '), "another run"),
+    ):
+        out.write_text(content)
+        assert main([str(one), *options]) == 1
+        assert message in capsys.readouterr().err
+        assert out.read_text() == content, "nothing is lost"
+    with pytest.raises(SystemExit):
+        main([str(one), "--resume"])
 
 
 def test_all_methods_run_side_by_side(tmp_path: Path, config: SLMConfig) -> None:
