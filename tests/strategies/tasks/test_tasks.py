@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from strategies.tasks import FOLDER, MAX_FILE_BYTES, TaskStrategyError, choose, load, mistakes, names
+from strategies.tasks.files import read
 
 
 def write(folder: Path, **changes: object) -> str:
@@ -324,3 +325,11 @@ def test_columns_are_for_the_small_model_of_tables(tmp_path: Path) -> None:
     path = columns_file(tmp_path, "columns: {age: years}")
     path.write_text(path.read_text().replace("slm: tabular", "slm: text"))
     assert "write slm: tabular" in mistakes(path)[0].says
+
+
+def test_what_yaml_merges_in_may_be_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    text = (FOLDER / "topic.yaml").read_text(encoding="utf-8")
+    path.write_text(text + "definitions: {<<: {a: merged in, b: merged in}, a: written over}\n", encoding="utf-8")
+    assert mistakes(path) == []
+    assert dict(read(path).definitions) == {"a": "written over", "b": "merged in"}
