@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmarks.baselines import suspicion_of
-from benchmarks.dataset import Dataset, read_dataset
+from benchmarks.dataset import Dataset, usable
 from benchmarks.figures import Figures, Outcome, figures_of, over_seeds
 from coral_backend.exceptions import InputError
 from coral_backend.slm.corpus import WIDTH, SLMConfig
@@ -120,12 +120,7 @@ def run(
     `keep` is called with what there is after each file.
     """
     report: Report = {}
-    for path in paths:
-        try:
-            data = read_dataset(path, rows)
-        except InputError as error:
-            print(f"{path.name}: left out. {error}", file=sys.stderr)
-            continue
+    for data in usable(paths, rows):
         found: dict[str, list[Figures]] = {
             name: [] for name in (*VARIANTS, *((CEILING, CEILING_NETWORKS) if with_ceiling else ()))
         }
@@ -138,9 +133,6 @@ def run(
                 found[name].append(figures)
         report[data.task.name] = {name: over_seeds(runs) for name, runs in found.items()}
         keep(report)
-        print(f"{data.task.name}: done", file=sys.stderr, flush=True)
-    if not report:
-        raise InputError("No file can be used.")
     return report
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmarks.baselines import suspicion_of
-from benchmarks.dataset import Dataset, read_dataset
+from benchmarks.dataset import Dataset, usable
 from benchmarks.figures import auroc, found_at, looked_at, share
 from coral_backend.exceptions import InputError
 from coral_backend.slm.engine import Distilled, Earlier, SLMConfig, distil
@@ -76,18 +76,7 @@ def run_file(data: Dataset, percents: Sequence[float], config: SLMConfig) -> dic
 
 def run(paths: Sequence[Path], percents: Sequence[float], rows: int | None, model: str) -> Report:
     """Return the report; files that cannot be used are told of and left out."""
-    report: Report = {}
-    for path in paths:
-        try:
-            data = read_dataset(path, rows)
-        except InputError as error:
-            print(f"{path.name}: left out. {error}", file=sys.stderr)
-            continue
-        report[data.task.name] = run_file(data, percents, SLMConfig(model=model))
-        print(f"{data.task.name}: done", file=sys.stderr, flush=True)
-    if not report:
-        raise InputError("No file can be used.")
-    return report
+    return {data.task.name: run_file(data, percents, SLMConfig(model=model)) for data in usable(paths, rows)}
 
 
 def table(report: Report) -> str:

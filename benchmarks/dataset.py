@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -116,6 +117,28 @@ def read_dataset(path: Path, rows: int | None = None) -> Dataset:
     )
     gold = Gold(*(np.array([index[r["gold"]] for r in part], dtype=np.int64) for part in (asked, test)))
     return Dataset(task, gold, labels, asked[0]["llm_name"])
+
+
+def usable(paths: Sequence[Path], rows: int | None = None) -> Iterator[Dataset]:
+    """Yield the files that can be used; of the others stderr says why not.
+
+    Raises
+    ------
+    InputError
+        At the end, if there was none.
+    """
+    found = False
+    for path in paths:
+        try:
+            data = read_dataset(path, rows)
+        except InputError as error:
+            print(f"{path.name}: left out. {error}", file=sys.stderr)
+            continue
+        found = True
+        yield data
+        print(f"{data.task.name}: done", file=sys.stderr, flush=True)
+    if not found:
+        raise InputError("No file can be used.")
 
 
 def records_of(path: Path, columns: Sequence[str] = COLUMNS) -> list[Record]:
