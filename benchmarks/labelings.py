@@ -1,8 +1,8 @@
 """How do the engine's rules fare with the labels of many LLMs? ``python -m benchmarks.labelings FILE.csv.gz ...``, minutes for a dozen files.
 
 Several files hold the answers of a dozen LLMs to the same texts, in columns ``llm__NAME`` beside ``llm_label``. Each column is a corpus of its own: the
-views that need no training (embeddings, words, label names) learn from it, and Bayes judges its labels, with and without what is known about an LLM's
-habits. Rules can be chosen on some LLMs (``--part even``) and reported on the others (``--part odd``).
+views that need no training (embeddings, words, label names, neighbours) learn from it, and Bayes judges its labels, with and without what is
+known about an LLM's habits. Rules can be chosen on some LLMs (``--part even``) and reported on the others (``--part odd``).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from coral_backend.types import UNLABELED, Floats, Ints
 from strategies.distillation.frozen import frozen_view
 from strategies.distillation.label_names import label_name_view
 from strategies.distillation.lexical import lexical_view
+from strategies.distillation.neighbours import neighbour_view
 from strategies.distillation.posterior import bayes, combine, noise_rates
 
 WORST = 0.3
@@ -97,7 +98,8 @@ def run_file(path: Path, encoder: Encoder, part: slice, told: Callable[[str], No
     for labeling in list(labelings(data, records))[part]:
         frozen, _ = frozen_view(embeddings, labeling.labels, n_classes)
         lexical, _ = lexical_view(texts, labeling.labels, n_classes, rng=np.random.default_rng([0, 1]))
-        rows.append(judge(labeling, (frozen, lexical, names)))
+        near, _ = neighbour_view(embeddings, labeling.labels, n_classes, rng=np.random.default_rng([0, 2]))
+        rows.append(judge(labeling, (frozen, lexical, names, near)))
         told(
             f"{data.task.name}, {labeling.name}: "
             + ", ".join(f"{k} {v:.3f}" for k, v in rows[-1].items() if v is not None)

@@ -105,6 +105,7 @@ class TextSLM:
             frozen=learned.frozen,
             lexical=learned.lexical,
             names=learned.names,
+            neighbours=learned.neighbours,
             blend=blend,
             split=split,
             n_classes=self.corpus.n_classes,

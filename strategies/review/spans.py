@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from strategies.distillation.posterior import BLAME, NOISE_RANGE, PRIOR_ERRORS, SUPPORT, TEMPER
+from strategies.distillation.posterior import NOISE_RANGE, PRIOR_ERRORS, SUPPORT
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -34,6 +34,9 @@ texts, where real LLMs reach 0.25 and an SLM learns little from 229 sentences, l
 
 OMITTED_RANGE = (0.02, 0.4)
 """The LLM's assumed share of spans that it leaves out stays within this."""
+
+BLAME, TEMPER = 0.6, 0.7
+"""As in ``posterior.py``, chosen for spans."""
 
 MOST_SHIFT = float(np.log(100.0))
 """The logarithm of a factor stays within this."""

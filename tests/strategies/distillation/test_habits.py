@@ -14,11 +14,11 @@ def test_counts_that_fit_the_belief_spread_errors_evenly() -> None:
 
 
 def test_a_favourite_holds_the_errors_by_hand() -> None:
-    """0 is said in 60 of 100 answers and believed in 50; four of fourteen errors are left for both ways."""
+    """0 is said in 60 of 100 answers and believed in 50; twenty of thirty errors are left for both ways."""
     llm = np.array([0] * 60 + [1] * 40)
-    found = habits(llm, np.full((100, 2), 0.5), 0.14)
-    np.testing.assert_allclose(found.missed, [0.04, (0.1 + 0.04 * 0.5) / 0.5])
-    np.testing.assert_allclose(found.favoured, [(0.1 + 0.04 * 0.6) / 0.6, 0.04])
+    found = habits(llm, np.full((100, 2), 0.5), 0.3)
+    np.testing.assert_allclose(found.missed, [0.2, (0.1 + 0.2 * 0.5) / 0.5])
+    np.testing.assert_allclose(found.favoured, [(0.1 + 0.2 * 0.6) / 0.6, 0.2])
 
 
 def test_some_errors_always_go_both_ways() -> None:
