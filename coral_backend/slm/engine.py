@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from coral_backend.exceptions import TrainingError
 from coral_backend.slm.corpus import Corpus, SLMConfig
@@ -17,12 +18,14 @@ from coral_backend.slm.model import Model, probabilities
 from coral_backend.slm.training import Ticker, TrainingPlan, divide, given_losses
 from coral_backend.slm.views import Stopwatch, pool
 from coral_backend.types import UNLABELED, Floats, Ints, Progress
+from strategies.distillation.class_prior import shares
 from strategies.distillation.gmm_split import Split
 
 logger = logging.getLogger(__name__)
 
-HELPFUL = 0.05
-"""An SLM must predict the given labels better than the most frequent label by this, or a note says that it could not help."""
+HELPFUL = 0.1
+"""An SLM must explain this share of the given labels, or a note says that it could not help. Of 107 recorded labelings of 13 files, the 17 below
+it have a mean AUROC for wrong labels of 0.60 (14 are of texts that the encoder cannot read), the others of 0.73."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +166,11 @@ def _notes(corpus: Corpus, log_probs: Floats) -> list[str]:
         notes.append(
             f"{int((counts == 0).sum())} of {corpus.n_classes} classes were never given: the SLM cannot find them."
         )
-    agree = float((log_probs.argmax(axis=1) == given)[given != UNLABELED].mean())
-    usual = float(counts.max() / counts.sum())
-    if (counts > 0).sum() > 1 and agree < usual + HELPFUL:
+    known = explained(log_probs, given) if (counts > 0).sum() > 1 else 1.0
+    if known < HELPFUL:
         notes.append(
-            f"The SLM could not help: it predicts {agree:.1%} of the given labels, naming the most frequent one always would "
-            f"predict {usual:.1%}. The order of review says little."
+            f"The SLM could not help: it explains {max(known, 0.0):.0%} of the given labels, where {HELPFUL:.0%} is little. "
+            "The order of review says little."
             + (" Another CORAL_SLM_MODEL may know more." if corpus.family == "text" else "")
         )
     if (given == UNLABELED).any():
@@ -178,4 +180,17 @@ def _notes(corpus: Corpus, log_probs: Floats) -> list[str]:
     return notes
 
 
-__all__ = ["Corpus", "Distilled", "Earlier", "Kept", "Model", "SLMConfig", "distil"]
+def explained(log_probs: Floats, given: Ints) -> float:
+    """Return how much the SLM's word tells about the given labels, of two or more classes: 1 for all, 0 for no more than their shares.
+
+    One minus cross-entropy over entropy (McFadden 1974). The shares of the classes are put back as they were given: what was taken
+    back of an LLM's favourites is no lack of knowledge.
+    """
+    rows = np.flatnonzero(given != UNLABELED)
+    usual = np.bincount(given[rows], minlength=log_probs.shape[1]) + 0.5
+    usual /= usual.sum()
+    as_given = log_softmax(log_probs + np.log(usual / shares(log_probs)), axis=1)
+    return 1.0 - float(given_losses(as_given, given)[rows].mean()) / float(-(usual * np.log(usual)).sum())
+
+
+__all__ = ["Corpus", "Distilled", "Earlier", "Kept", "Model", "SLMConfig", "distil", "explained"]

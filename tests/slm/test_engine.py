@@ -10,7 +10,8 @@ import pytest
 
 from coral_backend.exceptions import InputError, ModelFileError, TrainingError
 from coral_backend.settings import Settings
-from coral_backend.slm.engine import Corpus, Distilled, Model, SLMConfig, distil
+from coral_backend.slm.engine import Corpus, Distilled, Model, SLMConfig, distil, explained
+from coral_backend.slm.model_files import read_model, write_model
 from tests.slm.tiny import make_encoder, quiet, reviews, tiny_config
 
 
@@ -120,6 +121,16 @@ def test_an_slm_that_could_not_help_says_so(encoder: str, tmp_path: Path) -> Non
     assert not any("could not help" in note for note in helped.notes)
 
 
+def test_what_is_explained_does_not_hang_on_the_favourites_of_the_llm() -> None:
+    """Three of four are called 0; a model that knows the labels, with equal shares put in their place, knows no less."""
+    given = np.where(np.arange(80) % 4 == 0, 1, 0)
+    sure = np.log(np.where(np.eye(2)[given] == 1, 0.95, 0.05))
+    assert explained(sure, given) > 0.5
+    assert explained(sure + np.array([0.0, 1.5]), given) == pytest.approx(explained(sure, given), abs=0.15)
+    assert explained(np.full((80, 2), np.log(0.5)), given) == pytest.approx(0.0, abs=0.01)
+    assert explained(-sure, given) < 0.0
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -174,6 +185,17 @@ def test_a_damaged_model_is_refused(encoder: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ModelFileError, match="truncated or altered"):
         Model.load(tmp_path / "m")
+
+
+def test_a_model_from_before_there_were_neighbours_still_serves(encoder: str, tmp_path: Path) -> None:
+    what = reviews(96)
+    distil(what, tiny_config(encoder, warmup_epochs=4, learning_rate=3e-3), progress=quiet, save_to=tmp_path / "m")
+    facts, tensors = read_model(tmp_path / "m")
+    assert tensors.pop("neighbours")["vectors"].shape[0] == what.n_labelled
+    tensors["blend"]["weights"] = tensors["blend"]["weights"][:-1]
+    write_model(tmp_path / "old", facts, tensors)
+    probs, _ = Model.load(tmp_path / "old").predict(what.texts)
+    assert (probs.argmax(1) == np.arange(96) % 2).mean() > 0.95
 
 
 def test_a_model_is_not_read_with_another_encoder(tmp_path: Path) -> None:
