@@ -9,6 +9,7 @@ import pytest
 from benchmarks import ablation
 from benchmarks.dataset import read_dataset
 from coral_backend.slm.corpus import Corpus, SLMConfig
+from coral_backend.slm.views import CHEAP
 from tests.benchmarks.test_quality import truth, write_file
 from tests.slm.tiny import make_encoder
 
@@ -50,7 +51,7 @@ class _Learned:
     def __init__(self, n: int) -> None:
         self.trained = self
         self.views = [np.full((n, 2), np.log(0.5))]
-        self.cheap = dict.fromkeys(ablation.CHEAP, self.views[0])
+        self.cheap = dict.fromkeys(CHEAP, self.views[0])
 
 
 def test_all_is_what_the_engine_says(tmp_path: Path) -> None:
