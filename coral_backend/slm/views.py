@@ -160,7 +160,7 @@ def _cheap(
     corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats, *, ticker: Ticker, watch: Stopwatch
 ) -> dict[str, Any]:
     """Return the views that take seconds, as ``Learned`` has them."""
-    views = _embedded(corpus, config, encoder, embeddings)
+    views = _embedded(corpus, config, encoder, embeddings, ticker)
     watch.lap("frozen")
     views["lexical"] = _lexical(corpus, config.seed, ticker)
     watch.lap("lexical")
@@ -172,7 +172,7 @@ def _cheap(
 
 
 def _embedded(
-    corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats
+    corpus: Corpus, config: SLMConfig, encoder: Encoder, embeddings: Floats, ticker: Ticker
 ) -> dict[str, tuple[Floats, FrozenModel | LexicalModel | LabelNameModel | NeighbourModel]]:
     """Score the corpus by frozen embeddings: by what was learned, by the labels' names, by neighbours; a view that shall not vote says nothing."""
     size, rng = (len(corpus.texts), encoder.width, corpus.n_classes), np.random.default_rng([config.seed, 2])
@@ -182,11 +182,15 @@ def _embedded(
             "names": silent_names(*size),
             "neighbours": silent_neighbours(*size),
         }
+
+    def looked_at(_done: int, _total: int) -> None:
+        ticker.tick(0, stage="neighbours")  # no counted work, but it must be possible to stop it
+
     sentences = [encoder.embed(sentences) for sentences in corpus.label_sentences]
     return {
         "frozen": frozen_view(embeddings, corpus.given, corpus.n_classes),
         "names": label_name_view(embeddings, sentences) if sentences else silent_names(*size),
-        "neighbours": neighbour_view(embeddings, corpus.given, corpus.n_classes, rng=rng),
+        "neighbours": neighbour_view(embeddings, corpus.given, corpus.n_classes, rng=rng, progress=looked_at),
     }
 
 

@@ -5,6 +5,7 @@ The other views draw one boundary through the whole corpus. Neighbours know smal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
+Progress: TypeAlias = Callable[[int, int], None]
 
 NEIGHBOURS = 15
 """How many vote. Between 5 and 60 nothing changes much (``benchmarks.labelings``)."""
@@ -55,11 +57,11 @@ class NeighbourModel:
         """Return log-probabilities, shape (N, K), of embeddings of shape (N, D), rows of length 1."""
         return self._voted(embeddings, copies=True)
 
-    def out_of_sample(self, embeddings: Floats) -> Floats:
+    def out_of_sample(self, embeddings: Floats, progress: Progress | None = None) -> Floats:
         """Return the same for texts of the corpus itself: neither a text nor its copies have a vote on it."""
-        return self._voted(embeddings, copies=False)
+        return self._voted(embeddings, copies=False, progress=progress)
 
-    def _voted(self, embeddings: Floats, *, copies: bool) -> Floats:
+    def _voted(self, embeddings: Floats, *, copies: bool, progress: Progress | None = None) -> Floats:
         vectors = self.vectors.astype(np.float32)
         votes = np.tile(PRIOR * self.shares.astype(np.float64), (len(embeddings), 1))
         for start in range(0, len(embeddings) if len(vectors) else 0, BLOCK):
@@ -67,6 +69,8 @@ class NeighbourModel:
             if not copies:
                 alike[alike >= COPY] = -np.inf
             self._vote(alike, votes[start : start + BLOCK])
+            if progress is not None:
+                progress(min(start + BLOCK, len(embeddings)), len(embeddings))
         return np.asarray(np.log(votes / votes.sum(axis=1, keepdims=True)))
 
     def _vote(self, alike: Floats, votes: Floats) -> None:
@@ -80,7 +84,7 @@ class NeighbourModel:
 
 
 def neighbour_view(
-    embeddings: Floats, given: Ints, n_classes: int, *, rng: np.random.Generator
+    embeddings: Floats, given: Ints, n_classes: int, *, rng: np.random.Generator, progress: Progress | None = None
 ) -> tuple[Floats, NeighbourModel]:
     """Score every text by what was said of the texts around it.
 
@@ -94,6 +98,8 @@ def neighbour_view(
         K.
     rng : Generator
         Chooses the texts that are looked through, where there are more than ``REFERENCES``.
+    progress : callable, optional
+        ``progress(done, total)`` after each block of texts; may raise to stop.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def neighbour_view(
     model = NeighbourModel(
         embeddings[rows].astype(np.float16), given[rows].astype(np.int64), (counts / counts.sum()).astype(np.float32)
     )
-    return model.out_of_sample(embeddings), model
+    return model.out_of_sample(embeddings, progress), model
 
 
 def silent_neighbours(n: int, width: int, n_classes: int) -> tuple[Floats, NeighbourModel]:

@@ -73,6 +73,20 @@ def test_of_very_many_texts_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_array_equal(log_probs, again)
 
 
+def test_it_tells_how_far_it_is_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "BLOCK", 40)
+    texts, group = groups(2, 50)
+    told: list[tuple[int, int]] = []
+    neighbour_view(texts, group, 2, rng=np.random.default_rng(0), progress=lambda *at: told.append(at))
+    assert told == [(40, 100), (80, 100), (100, 100)]
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        neighbour_view(texts, group, 2, rng=np.random.default_rng(0), progress=stop)
+
+
 def test_a_silent_view_says_nothing() -> None:
     log_probs, model = silent_neighbours(3, 8, 4)
     np.testing.assert_allclose(np.exp(log_probs), 0.25)
