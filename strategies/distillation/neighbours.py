@@ -29,7 +29,7 @@ COPY = 0.999
 """Texts this alike (cosine) are copies, which have no vote in the corpus: the LLM says the same of both, so that one would confirm the other."""
 
 REFERENCES = 20_000
-"""At most so many labelled texts are looked through and kept, chosen at random."""
+"""At most so many labelled texts are looked through and kept, chosen at random: 100,000 texts take 39 s and 0.7 GB on two cores."""
 
 BLOCK = 1024
 """Texts that are compared at once."""
