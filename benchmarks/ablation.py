@@ -23,9 +23,8 @@ from coral_backend.exceptions import InputError
 from coral_backend.slm.corpus import WIDTH, SLMConfig
 from coral_backend.slm.encoder import Encoder
 from coral_backend.slm.training import Ticker, divide, given_losses
-from coral_backend.slm.views import CHEAP, CHEAP_WEIGHT, NETWORKS_WEIGHT, Learned, Stopwatch, learn, pool
-from coral_backend.types import UNLABELED, Floats
-from strategies.distillation.blend import fit_blend
+from coral_backend.slm.views import CHEAP, Learned, Stopwatch, learn, pool
+from coral_backend.types import Floats
 from strategies.review.verdict import decide
 
 Views: TypeAlias = Mapping[str, Learned]
@@ -45,10 +44,8 @@ def blended(learned: Learned, networks: Sequence[Floats], names: Sequence[str], 
 
 def unshifted(learned: Learned, data: Dataset) -> Floats:
     """Return the blend of everything without taking back what the LLM says too often."""
-    given, networks, cheap = data.task.corpus.given, learned.trained.views, list(learned.cheap.values())
-    rows, views = given != UNLABELED, [*networks, *cheap]
-    prior = [NETWORKS_WEIGHT / len(networks)] * len(networks) + [CHEAP_WEIGHT] * len(cheap)
-    return fit_blend([view[rows] for view in views], given[rows], np.ones(int(rows.sum())), prior).log_probs(views)
+    cheap = list(learned.cheap.values())
+    return pool(learned.trained.views, cheap, data.task.corpus.given, named=learned.named, shifted=False)[1]
 
 
 def without(name: str) -> Callable[[Views, Dataset], Floats]:

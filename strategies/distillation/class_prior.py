@@ -17,7 +17,7 @@ Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 ONE_SIDED = 1.5
 """How far an LLM's shares are moved towards equal ones (total variation), in units of ``noise_rate``. In 106 recorded labelings of twelve files (an LLM
 and a file each) the given shares lie between 0 and 1 times the share of errors from the true ones, in most of them more than half of it; and where
-an LLM is one-sided ``noise_rate`` is too low, by half or more, because the small model has learned the same favourites. With 0.75 verdicts gain less
+an LLM is one-sided ``noise_rate`` is too low, by a third or more, because the small model has learned the same favourites. With 0.75 verdicts gain less
 (the table in docs/NOISY_LABELS.md), with 2.0 rare classes are believed too frequent."""
 
 MAX_SHIFT = 4.0

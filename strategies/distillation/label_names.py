@@ -39,6 +39,11 @@ class LabelNameModel:
     vectors: Floats
     usual: Floats
 
+    @classmethod
+    def of(cls, vectors: Floats, embeddings: Floats) -> LabelNameModel:
+        """Return the model of labels at `vectors`, shape (K, D), over a corpus of `embeddings`, shape (N, D)."""
+        return cls(vectors, (embeddings @ vectors.T).mean(axis=0).astype(np.float32))
+
     def scores(self, embeddings: Floats) -> Floats:
         """Return how near texts are to each label, shape (N, K), of embeddings of shape (N, D), rows of length 1."""
         return np.asarray((embeddings @ self.vectors.T - self.usual) / TEMPERATURE)
@@ -78,8 +83,8 @@ def label_name_view(embeddings: Floats, label_vectors: Sequence[Floats]) -> tupl
     Wang, Mekala, Shang: X-Class: Text Classification with Extremely Weak Supervision, NAACL 2021.
     """
     vectors = np.stack([np.mean(rows, axis=0) for rows in label_vectors]).astype(np.float32)
-    named = _model(vectors, embeddings)
-    model = _model((vectors + nearest_texts(embeddings, np.exp(named.log_probs(embeddings)))) / 2.0, embeddings)
+    nearest = nearest_texts(embeddings, np.exp(LabelNameModel.of(vectors, embeddings).log_probs(embeddings)))
+    model = LabelNameModel.of((vectors + nearest) / 2.0, embeddings)
     return model.log_probs(embeddings), model
 
 
@@ -101,10 +106,6 @@ def nearest_texts(embeddings: Floats, probs: Floats) -> Floats:
     weights /= weights.sum(axis=1, keepdims=True)
     middles = weights.T @ (embeddings - embeddings.mean(axis=0))
     return np.asarray(middles / np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-9), dtype=np.float32)
-
-
-def _model(vectors: Floats, embeddings: Floats) -> LabelNameModel:
-    return LabelNameModel(vectors, (embeddings @ vectors.T).mean(axis=0).astype(np.float32))
 
 
 def silent_names(n: int, width: int, n_classes: int) -> tuple[Floats, LabelNameModel]:

@@ -17,7 +17,7 @@ Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 Progress: TypeAlias = Callable[[int, int], None]
 
 NEIGHBOURS = 15
-"""How many vote. Between 5 and 60 nothing changes much (``benchmarks.labelings``)."""
+"""How many vote. With 5 to 60, on 13 files with real LLM labels, AUROC for wrong labels changes by 0.006, verdicts by less than 0.3 points."""
 
 TEMPERATURE = 0.1
 """A neighbour that is less alike by this (cosine) has 1/e of the vote."""

@@ -105,7 +105,7 @@ def lexical_odds(
 def name_odds(embeddings: Floats, label_vectors: Sequence[Floats]) -> tuple[Floats, LabelNameModel]:
     """Score every text by how near it is to each label's words; no answer of the corpus is used. See ``label_name_view``."""
     vectors = np.stack([np.mean(rows, axis=0) for rows in label_vectors]).astype(np.float32)
-    model = LabelNameModel(vectors, (embeddings @ vectors.T).mean(axis=0).astype(np.float32))
+    model = LabelNameModel.of(vectors, embeddings)
     return model.scores(embeddings), model
 
 

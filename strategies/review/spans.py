@@ -36,7 +36,7 @@ OMITTED_RANGE = (0.02, 0.4)
 """The LLM's assumed share of spans that it leaves out stays within this."""
 
 BLAME, TEMPER = 0.6, 0.7
-"""As in ``posterior.py``, chosen for spans."""
+"""They mean what they mean in ``posterior.py``, where other values serve whole texts; spans were measured with these (``benchmarks.entities``)."""
 
 MOST_SHIFT = float(np.log(100.0))
 """The logarithm of a factor stays within this."""
